@@ -1,0 +1,133 @@
+"""A diagonal matrix: one importance a weight. The matrix of EWC, SI, MAS and their relatives."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from forgetting.curvature.base import Curvature, factor, proximal_share
+from forgetting.parameters import Parameters
+
+_FORMAT = "forgetting.diagonal/1"
+
+
+class Diagonal(Curvature, Mapping[str, Tensor]):
+    """F = diag(f), a mapping from parameter name to a non-negative tensor of the parameter's shape.
+
+    Args:
+        values: name -> importance, each entry finite and ≥ 0. Not copied.
+        examples: how many examples the estimate is a mean over, where it is one.
+        labels: whose labels it was estimated with.
+        routes: name -> which rule computed it.
+
+    Raises:
+        ValueError: for a negative or non-finite importance, with its name.
+
+    **Cost**: one copy of the parameters.
+
+    Example:
+        >>> fisher = Diagonal({"w": torch.tensor([1.0, 0.0])})
+        >>> float(fisher.quadratic({"w": torch.tensor([3.0, 5.0])}))
+        9.0
+        >>> fisher.trace()
+        1.0
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        *,
+        examples: int | None = None,
+        labels: str | None = None,
+        routes: Mapping[str, str] | None = None,
+    ) -> None:
+        for name, value in values.items():
+            if not torch.isfinite(value).all() or (value < 0).any():
+                raise ValueError(f"the importance of {name!r} holds negative or non-finite numbers")
+        self._values = {name: value.detach() for name, value in values.items()}
+        self.examples = examples
+        self.labels = labels
+        self.routes = dict(routes or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        count = sum(value.numel() for value in self._values.values())
+        return f"Diagonal({len(self)} parameters, {count} weights, labels={self.labels}, examples={self.examples})"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+    def quadratic(self, delta: Mapping[str, Tensor]) -> Tensor:
+        terms = [(delta[name].square() * value).sum() for name, value in self._values.items()]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    def product(self, delta: Mapping[str, Tensor]) -> Parameters:
+        return {name: delta[name] * value for name, value in self._values.items()}
+
+    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, float] | float) -> Parameters:
+        return {name: proximal_share(value, factor(a, name), delta[name]) for name, value in self._values.items()}
+
+    def blend(self, other: Curvature, decay: float) -> Diagonal:
+        if not isinstance(other, Diagonal):
+            raise TypeError(f"a Diagonal blends with another Diagonal, not with {type(other).__name__}")
+        blended = {name: value * decay for name, value in self.items()}
+        for name, value in other.items():
+            blended[name] = blended[name].to(value.device) + value if name in blended else value
+        return Diagonal(blended, examples=other.examples, labels=other.labels, routes=other.routes)
+
+    def scaled(self, c: float) -> Diagonal:
+        values = {name: value * c for name, value in self._values.items()}
+        return Diagonal(values, examples=self.examples, labels=self.labels, routes=self.routes)
+
+    def trace(self) -> float:
+        return sum(float(value.sum(dtype=torch.float64)) for value in self._values.values())
+
+    def largest(self) -> float:
+        return max((float(value.max()) for value in self._values.values() if value.numel()), default=0.0)
+
+    def diagonal(self) -> Parameters:
+        return dict(self._values)
+
+    def to(self, device: torch.device | str) -> Diagonal:
+        values = {name: value.to(device) for name, value in self._values.items()}
+        return Diagonal(values, examples=self.examples, labels=self.labels, routes=self.routes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the matrix as a safetensors file, which :meth:`load` and any other program can read."""
+        about = {"format": _FORMAT, "about": json.dumps(
+            {"examples": self.examples, "labels": self.labels, "routes": self.routes})}
+        temporary = Path(f"{os.fspath(path)}.part")
+        save_file({name: value.contiguous() for name, value in self._values.items()}, temporary, metadata=about)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Diagonal:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: where the file is truncated or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                about = file.metadata() or {}
+                values = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); save the matrix again") from error
+        if about.get("format") != _FORMAT:
+            raise ValueError(f"{path} has the format {about.get('format')!r}, expected {_FORMAT!r} (Diagonal.save)")
+        return cls(values, **json.loads(about["about"]))
