@@ -1,0 +1,94 @@
+"""Batches of any shape: how they reach the model, how examples are counted and cut out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = Any
+Forward = Callable[[nn.Module, Batch], tuple[Any, Tensor]]
+
+
+def transform(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The same structure with every tensor changed; what is not a tensor stays."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {key: transform(value, change) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(transform(value, change) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(transform(value, change) for value in batch)
+    return batch
+
+
+def tensors(batch: Batch) -> Iterator[Tensor]:
+    """Every tensor in a batch, in order."""
+    found: list[Tensor] = []
+    transform(batch, lambda tensor: found.append(tensor) or tensor)
+    yield from found
+
+
+def default_forward(model: nn.Module, batch: Batch) -> tuple[Any, Tensor]:
+    """Call the model on an ``(inputs, targets)`` pair, or on a mapping with ``labels`` as Hugging Face loaders give."""
+    if isinstance(batch, Mapping):
+        if "labels" not in batch:
+            raise KeyError(
+                f"a dict batch needs the key 'labels', got {sorted(batch)}; add it in the collator, or pass "
+                "forward=lambda model, batch: (outputs, targets)"
+            )
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        return model(**inputs), batch["labels"]
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise TypeError(
+            f"a batch must be an (inputs, targets) pair or a dict with 'labels', got {type(batch).__name__}{size}; "
+            "pass forward=lambda model, batch: (outputs, targets) for other batches"
+        )
+    inputs, targets = batch
+    if isinstance(inputs, Mapping):
+        return model(**inputs), targets
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs), targets
+    return model(inputs), targets
+
+
+def unwrap(outputs: Any) -> Tensor:
+    """The tensor of logits in what a model returned."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model returned {type(outputs).__name__} without a tensor .logits; pass "
+            "forward=lambda model, batch: (logits, targets)"
+        )
+    return logits
+
+
+def count(batch: Batch) -> int:
+    """How many examples a batch holds: the first dimension of its targets, or of its first tensor."""
+    if isinstance(batch, Mapping) and isinstance(batch.get("labels"), Tensor):
+        leading: Any = batch["labels"]
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        leading = batch[1]
+    else:
+        leading = next(tensors(batch), None)
+    if not isinstance(leading, Tensor) or leading.ndim == 0:
+        raise TypeError(f"cannot count the examples of a {type(batch).__name__}: no tensor in it has a first dimension")
+    return len(leading)
+
+
+def choose(batch: Batch, indices: Sequence[int]) -> Batch:
+    """The examples at ``indices``; tensors without an example dimension are shared by all."""
+    size = count(batch)
+
+    def cut(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != size:
+            return tensor
+        return tensor[torch.tensor(indices, device=tensor.device)]
+
+    return transform(batch, cut)

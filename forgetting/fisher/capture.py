@@ -1,0 +1,194 @@
+"""Sees every use of a parameter in one forward pass, and the gradient that comes back to it.
+
+Interception stands at torch's functions, not at modules, so that functional code, tied weights and shared modules
+need no special case. A weight that a rule knows enters its function detached: autograd then carries gradients of
+activations only, and the per-example weight gradients are squared as they pass by, never stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from forgetting.fisher.batches import Batch, choose, count
+from forgetting.fisher.rules import BY_FUNCTION, Call, Rule
+
+_TOLERANCE = 1e-3
+_TOLERANCE_HALF = 5e-2
+
+
+@dataclass
+class Use:
+    """One call of a torch function that received tracked parameters: slot -> name."""
+
+    rule: Rule
+    call: Call
+    slots: dict[str, str]
+    source: Tensor
+    version: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a use's source holds the examples: the dimension, and whether they are the slower part of it."""
+
+    dimension: int
+    major: bool
+
+    def examples_first(self, tensor: Tensor, examples: int) -> Tensor | None:
+        """[examples, repeats, …]; None where the dimension does not divide."""
+        size = tensor.shape[self.dimension]
+        if size % examples:
+            return None
+        moved = tensor.movedim(self.dimension, 0)
+        if self.major:
+            return moved.unflatten(0, (examples, size // examples))
+        return moved.unflatten(0, (size // examples, examples)).transpose(0, 1)
+
+
+class Capture(TorchFunctionMode):
+    """Records the uses of ``tracked`` parameters (tensor id -> name) in the forward pass run inside it.
+
+    Args:
+        tracked: which parameters to look for.
+        receive: called in the backward pass with a use and the gradient at its output.
+    """
+
+    def __init__(self, tracked: Mapping[int, str], receive: Callable[[Use, Tensor], None] | None = None) -> None:
+        super().__init__()
+        self._tracked = tracked
+        self._receive = receive
+        self.uses: list[Use] = []
+        self.root = torch.zeros((), requires_grad=True)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = BY_FUNCTION.get(func)
+        if rule is None:
+            return func(*args, **kwargs)
+        call = rule.bind(func, args, kwargs)
+        slots = {slot: self._tracked[id(call[slot])] for slot in rule.slots if id(call.get(slot)) in self._tracked}
+        if not slots or not rule.supports(call):
+            return func(*args, **kwargs)
+        arguments = {key: value for key, value in call.items() if key != "function"}
+        output = func(**{**arguments, **{slot: call[slot].detach() for slot in slots}})
+        source = call[rule.source]
+        use = Use(rule, call, slots, source.detach(), source._version)
+        self.uses.append(use)
+        if self._receive is None or not torch.is_grad_enabled():
+            return output
+        if not output.requires_grad:
+            output = output + self.root.to(output.device, output.dtype)
+        receive = self._receive
+        output.register_hook(lambda gradient: receive(use, gradient))
+        return output
+
+
+def leaves(output: Tensor) -> dict[int, Tensor]:
+    """The leaf tensors that an output depends on, by id."""
+    found = {} if output.grad_fn is not None or not output.requires_grad else {id(output): output}
+    waiting = [output.grad_fn] if output.grad_fn is not None else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found[id(leaf)] = leaf
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def repeated(uses: Sequence[Use]) -> set[str]:
+    """Parameters that several uses share: their gradients must be summed before the square."""
+    counts = Counter(name for use in uses for name in use.slots.values())
+    return {name for name, times in counts.items() if times > 1}
+
+
+class Layouts:
+    """Finds where each use holds the examples, by running two and three of them and looking at what grew.
+
+    Also the place where a model is caught that mixes examples: the same example must give the same outputs whatever
+    stands beside it.
+    """
+
+    def __init__(self, run: Callable[[Batch], Tensor], tracked: Mapping[int, str]) -> None:
+        self._run = run
+        self._tracked = tracked
+        self._known: dict[tuple[Any, ...], list[Layout | None]] = {}
+
+    def of(self, uses: Sequence[Use], batch: Batch) -> list[Layout | None]:
+        """One layout a use; None where the examples cannot be told apart for certain."""
+        several = count(batch) > 1
+        key = (several, *((use.rule.name, tuple(use.slots.values()), use.source.ndim) for use in uses))
+        if key not in self._known:
+            found = self._probe(batch, 1 if several else 0)
+            self._known[key] = found if len(found) == len(uses) else [None] * len(uses)
+        return self._known[key]
+
+    def _trace(self, batch: Batch) -> tuple[list[Use], Tensor]:
+        with torch.no_grad(), Capture(self._tracked) as capture:
+            output = self._run(batch)
+        return capture.uses, output
+
+    def _probe(self, batch: Batch, other: int) -> list[Layout | None]:
+        pair, first = self._trace(choose(batch, [0, other]))
+        swapped, second = self._trace(choose(batch, [other, 0]))
+        triple, third = self._trace(choose(batch, [0, other, 0]))
+        self._independent(first, second.flip(0))
+        self._independent(first[[0, 1, 0]], third)
+        if not len(pair) == len(swapped) == len(triple):
+            return []
+        return [
+            _layout(a, b.source, c.source, alone=other == 0) for a, b, c in zip(pair, swapped, triple, strict=True)
+        ]
+
+    @staticmethod
+    def _independent(outputs: Tensor, again: Tensor) -> None:
+        scale = float(outputs.abs().max())
+        worst = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
+        if worst > _tolerance(outputs) * scale:
+            raise ValueError(
+                f"the outputs of an example change by {worst:.3g} (largest output {scale:.3g}) with the examples beside "
+                "it, even in eval mode: the model mixes examples or draws random numbers, so there is no gradient of "
+                "one example; use running statistics or a norm within the example"
+            )
+
+
+def _tolerance(tensor: Tensor) -> float:
+    return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+
+
+def _layout(use: Use, swapped: Tensor, tripled: Tensor, *, alone: bool) -> Layout | None:
+    source = use.source
+    if not source.ndim == swapped.ndim == tripled.ndim:
+        return None
+    grown = [d for d in range(source.ndim) if source.shape[d] != tripled.shape[d]]
+    if len(grown) != 1 or grown[0] >= use.rule.leading(use.call):
+        return None
+    (dimension,) = grown
+    size = source.shape[dimension]
+    if size % 2 or size * 3 != tripled.shape[dimension] * 2 or swapped.shape != source.shape:
+        return None
+    if alone:
+        return Layout(dimension, major=True)
+    fits = list(_fitting(source, swapped, dimension))
+    return Layout(dimension, fits[0]) if len(fits) == 1 or (fits and size == 2) else None
+
+
+def _fitting(source: Tensor, swapped: Tensor, dimension: int) -> Iterator[bool]:
+    """Which orders (example slower, example faster) explain what swapping two examples did."""
+    repeats = source.shape[dimension] // 2
+    allowed = _tolerance(source) * float(source.abs().max())
+    for major, shape, flipped in ((True, (2, repeats), 0), (False, (repeats, 2), 1)):
+        expected = source.unflatten(dimension, shape).flip(dimension + flipped).flatten(dimension, dimension + 1)
+        if float((expected - swapped).abs().max()) <= allowed:
+            yield major

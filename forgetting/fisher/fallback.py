@@ -1,0 +1,62 @@
+"""Any other use of a parameter: the gradient of one example at a time, by ``vmap(grad)`` or by a loop. Slow, right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from forgetting.fisher.batches import Batch, choose, count, tensors, transform
+from forgetting.fisher.rules.base import tile, widened
+from forgetting.parameters import Parameters
+
+Outputs = Callable[[Mapping[str, Tensor], Batch], Tensor]
+
+
+def by_vmap(
+    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], memory: int
+) -> Parameters:
+    """Σ over examples and cotangents of (Jᵀv)², all examples of a tile at once."""
+    size = count(batch)
+    live = {name: parameter.detach() for name, parameter in parameters.items()}
+    mapped = [tensor.ndim > 0 and len(tensor) == size for tensor in tensors(batch)]
+
+    def score(values: Mapping[str, Tensor], leaves: tuple[Tensor, ...], cotangent: Tensor) -> Tensor:
+        alone = iter([leaf.unsqueeze(0) if own else leaf for leaf, own in zip(leaves, mapped, strict=True)])
+        return (outputs(values, transform(batch, lambda _: next(alone))) * cotangent.unsqueeze(0)).sum()
+
+    over = tuple(0 if own else None for own in mapped)
+    gradients = torch.func.vmap(torch.func.grad(score), in_dims=(None, over, 0), randomness="error")
+    sums = {name: torch.zeros_like(widened(value)) for name, value in live.items()}
+    step = tile(memory, sum(value.numel() for value in sums.values()), next(iter(sums.values())))
+    for start in range(0, size, step):
+        rows = range(start, min(size, start + step))
+        leaves = tuple(
+            tensor[rows.start : rows.stop] if own else tensor
+            for tensor, own in zip(tensors(batch), mapped, strict=True)
+        )
+        for cotangent in cotangents:
+            for name, gradient in gradients(live, leaves, cotangent[rows.start : rows.stop]).items():
+                sums[name] += widened(gradient).square().sum(0)
+    return sums
+
+
+def by_loop(outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor]) -> Parameters:
+    """The same sum, one example and one backward at a time: for models that ``vmap`` cannot trace."""
+    sums = {name: torch.zeros_like(widened(value.detach())) for name, value in parameters.items()}
+    live = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+    for example in range(count(batch)):
+        output = outputs(live, choose(batch, [example]))
+        for k, cotangent in enumerate(cotangents):
+            gradients = torch.autograd.grad(
+                output,
+                list(live.values()),
+                cotangent[example : example + 1],
+                retain_graph=k + 1 < len(cotangents),
+                allow_unused=True,
+            )
+            for name, gradient in zip(live, gradients, strict=True):
+                if gradient is not None:
+                    sums[name] += widened(gradient).square()
+    return sums
