@@ -1,0 +1,161 @@
+"""A recipe: everything that decides a run, apart from its seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from forgetting.protocol.method import Method
+
+if TYPE_CHECKING:
+    from forgetting.tasks import TaskSequence
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+FORMAT = 1  # of stored runs; raise it whenever the same recipe would give other figures or another file
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The text of an error about a name that does not exist, with the nearest one that does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}known are {', '.join(known) or 'none'}"
+
+
+def derive(seed: int, *parts: object) -> int:
+    """A generator's seed that depends on the run's seed and on what it is for, and on nothing else."""
+    text = "/".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def hashed(data: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which tasks are learned in which order, by which method, with which optimizer.
+
+    Args:
+        sequence: the name of a standard sequence, or a :class:`~forgetting.tasks.TaskSequence` of your own.
+        method: what keeps the model from forgetting.
+        scenario: ``"task"``, ``"domain"`` or ``"class"``; None is the sequence's own.
+        network: the name of a network, or a function from the sequence to a model (pretrained or not); it is
+            called with the generators seeded.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``, made anew for each task.
+        rate: learning rate; a method may multiply it for the tasks after the source.
+        momentum: of SGD.
+        weight_decay: as the optimizer means it.
+        epochs: passes over each task's training data.
+        batch: examples a step.
+        pretraining_epochs: passes over the source in a pretrained sequence; 0 where ``network`` gives a model that
+            knows the source already.
+        pretraining_rate: learning rate of that phase.
+        norm_statistics: ``"still"`` or ``"moving"`` in the tasks after the source; None is still exactly where the
+            sequence is pretrained.
+        every: steps between two measurements while a task is learned.
+        device: a torch device.
+        dtype: ``"float32"``, ``"float64"`` or ``"bfloat16"``, of weights and inputs.
+
+    Raises:
+        ValueError: for a value outside these, with the nearest that exists.
+        TypeError: where ``method`` is not a :class:`Method`.
+
+    Example:
+        >>> Recipe("digits-transfer", Method("plain"), rate=0.1).as_data()["rate"]
+        0.1
+    """
+
+    sequence: str | TaskSequence
+    method: Method = field(default_factory=lambda: Method("finetune"))
+    scenario: str | None = None
+    network: str | Callable[[TaskSequence], nn.Module] = "mlp"
+    optimizer: str = "sgd"
+    rate: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    epochs: int = 5
+    batch: int = 32
+    pretraining_epochs: int = 20
+    pretraining_rate: float = 0.1
+    norm_statistics: str | None = None
+    every: int = 20
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, Method):
+            raise TypeError(f"method is a {type(self.method).__name__}, expected a Method (see forgetting.methods.get)")
+        for kind, value, known in (("optimizer", self.optimizer, OPTIMIZERS), ("dtype", self.dtype, DTYPES),
+                                   ("norm_statistics", self.norm_statistics, ("still", "moving", None))):
+            if value not in known:
+                raise ValueError(unknown(kind, str(value), [str(name) for name in known if name is not None]))
+        for kind, lowest in (("epochs", 1), ("batch", 1), ("every", 1), ("pretraining_epochs", 0)):
+            value = getattr(self, kind)
+            if not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{kind}={value!r}: expected a whole number of at least {lowest}")
+        for kind in ("rate", "pretraining_rate"):
+            if not 0 < getattr(self, kind) < float("inf"):
+                raise ValueError(f"{kind}={getattr(self, kind)!r}: a learning rate is finite and above 0")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} has no effect with {self.optimizer!r}; leave it at 0")
+
+    def sequence_of(self, seed: int) -> TaskSequence:
+        """The task sequence of one seed."""
+        from forgetting import tasks
+
+        if isinstance(self.sequence, str):
+            return tasks.sequence(self.sequence, scenario=self.scenario, seed=seed)
+        if self.scenario not in (None, self.sequence.scenario):
+            raise ValueError(f"scenario={self.scenario!r}, but the given sequence is {self.sequence.scenario!r}")
+        return self.sequence
+
+    def model_of(self, sequence: TaskSequence, seed: int) -> nn.Module:
+        """The initial model of one seed, the same for every method; the global generators are left as found."""
+        from forgetting import tasks
+
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(seed, "network"))
+            if callable(self.network):
+                model = self.network(sequence)
+            else:
+                model = tasks.network(self.network, sequence)
+        return model.to(self.device, DTYPES[self.dtype])
+
+    def as_data(self) -> dict[str, Any]:
+        """The recipe in plain data, ready for JSON."""
+        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        data["method"] = self.method.as_data()
+        if not isinstance(self.sequence, str):
+            data["sequence"], data["scenario"] = self.sequence.name, self.sequence.scenario
+        if callable(self.network):
+            data["network"] = getattr(self.network, "__qualname__", type(self.network).__qualname__)
+        return data
+
+    def key(self, seed: int, fingerprint: str) -> str:
+        """The name of a run in a store: a hash of the recipe, the seed, the data and what else decides figures.
+
+        Args:
+            seed: of the run.
+            fingerprint: of the data (and of the initial model, where ``network`` is a function).
+        """
+        return hashed({"recipe": self.as_data(), "seed": seed, "data": fingerprint, "format": FORMAT,
+                       "torch": torch.__version__})
+
+    def pretraining_key(self, seed: int, fingerprint: str) -> str:
+        """The name of the pretraining that this run shares with every other method of the same seed."""
+        data = self.as_data()
+        for name in ("method", "rate", "epochs", "every", "norm_statistics"):
+            del data[name]
+        return hashed({"pretraining": data, "seed": seed, "data": fingerprint, "format": FORMAT,
+                       "torch": torch.__version__})
