@@ -33,6 +33,10 @@ class Use:
     source: Tensor
     version: int
 
+    def changed(self) -> bool:
+        """Whether the source was overwritten after this use."""
+        return self.call[self.rule.source]._version != self.version
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -41,15 +45,16 @@ class Layout:
     dimension: int
     major: bool
 
-    def examples_first(self, tensor: Tensor, examples: int) -> Tensor | None:
-        """[examples, repeats, …]; None where the dimension does not divide."""
-        size = tensor.shape[self.dimension]
-        if size % examples:
-            return None
-        moved = tensor.movedim(self.dimension, 0)
+    def divides(self, tensor: Tensor, examples: int) -> bool:
+        """Whether the dimension holds a whole number of rows an example."""
+        return tensor.shape[self.dimension] % examples == 0
+
+    def examples_first(self, tensor: Tensor, examples: int) -> Tensor:
+        """[examples, repeats, …]."""
+        moved, repeats = tensor.movedim(self.dimension, 0), tensor.shape[self.dimension] // examples
         if self.major:
-            return moved.unflatten(0, (examples, size // examples))
-        return moved.unflatten(0, (size // examples, examples)).transpose(0, 1)
+            return moved.unflatten(0, (examples, repeats))
+        return moved.unflatten(0, (repeats, examples)).transpose(0, 1)
 
 
 class Capture(TorchFunctionMode):
@@ -76,8 +81,11 @@ class Capture(TorchFunctionMode):
         slots = {slot: self._tracked[id(call[slot])] for slot in rule.slots if id(call.get(slot)) in self._tracked}
         if not slots or not rule.supports(call):
             return func(*args, **kwargs)
-        arguments = {key: value for key, value in call.items() if key != "function"}
-        output = func(**{**arguments, **{slot: call[slot].detach() for slot in slots}})
+        weights = {id(call[slot]) for slot in slots}
+        output = func(
+            *(value.detach() if id(value) in weights else value for value in args),
+            **{key: value.detach() if id(value) in weights else value for key, value in kwargs.items()},
+        )
         source = call[rule.source]
         use = Use(rule, call, slots, source.detach(), source._version)
         self.uses.append(use)
@@ -157,13 +165,15 @@ class Layouts:
         worst = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
         if worst > _tolerance(outputs) * scale:
             raise ValueError(
-                f"the outputs of an example change by {worst:.3g} (largest output {scale:.3g}) with the examples beside "
-                "it, even in eval mode: the model mixes examples or draws random numbers, so there is no gradient of "
+                f"the outputs of an example change by {worst:.3g} (largest output {scale:.3g}) with the examples "
+                "beside it, even in eval mode: the model mixes examples or draws random numbers, so there is no gradient of "
                 "one example; use running statistics or a norm within the example"
             )
 
 
 def _tolerance(tensor: Tensor) -> float:
+    if not tensor.is_floating_point():
+        return 0.0
     return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
 
 

@@ -2,189 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from forgetting.curvature import Diagonal
-from forgetting.fisher import fallback
-from forgetting.fisher.batches import Batch, Forward, choose, count, default_forward, transform, unwrap
-from forgetting.fisher.capture import Capture, Layouts, Use, leaves, repeated
-from forgetting.fisher.likelihoods import Likelihood, infer
-from forgetting.fisher.rules.base import widened
-from forgetting.parameters import Parameters, Selection, canonical, evaluating, named
+from forgetting.fisher.accumulate import Accumulator, Adapter
+from forgetting.fisher.batches import Batch, Forward, choose, count, default_forward, transform
+from forgetting.fisher.likelihoods import Likelihood
+from forgetting.parameters import Selection, evaluating, named
 
 LABELS = ("exact", "sampled", "empirical", "batched")
 MEMORY = 256 * 2**20
-
-
-class _Adapter(nn.Module):
-    """The model behind its forward function, so that ``functional_call`` can swap weights under any of them."""
-
-    def __init__(self, model: nn.Module, forward: Forward) -> None:
-        super().__init__()
-        self.model = model
-        self._forward = forward
-
-    def forward(self, batch: Batch) -> tuple[Any, Tensor]:
-        return self._forward(self.model, batch)
-
-
-@dataclass
-class _Pass:
-    """What one pass over the data needs and gathers."""
-
-    adapter: _Adapter
-    parameters: Parameters
-    columns: Tensor | None
-    labels: str
-    likelihood: Likelihood | None
-    tolerance: float
-    generator: torch.Generator
-    memory: int
-    sums: Parameters = field(default_factory=dict)
-    routes: dict[str, str] = field(default_factory=dict)
-    loops: bool = False
-
-    def __post_init__(self) -> None:
-        self.sums = {name: torch.zeros_like(widened(value.detach())) for name, value in self.parameters.items()}
-        self.routes = dict.fromkeys(self.parameters, "unused")
-        self._tracked = {id(value): name for name, value in self.parameters.items()}
-        self._actual = {canonical(name): name for name, _ in self.adapter.named_parameters()}
-        self._layouts = Layouts(lambda batch: self.outputs(batch)[0], self._tracked)
-
-    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The logits of the task's columns, and the targets as the data gives them."""
-        outputs, targets = self.adapter(batch)
-        return self.restricted(unwrap(outputs)), targets
-
-    def restricted(self, outputs: Tensor) -> Tensor:
-        if self.columns is None:
-            return outputs
-        if int(self.columns.max()) >= outputs.shape[-1]:
-            raise ValueError(f"outputs= names column {int(self.columns.max())}, the model gives {outputs.shape[-1]}")
-        return outputs.index_select(-1, self.columns.to(outputs.device))
-
-    def functional(self, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
-        outputs, _ = torch.func.functional_call(self.adapter, swapped, (batch,))
-        return self.restricted(unwrap(outputs))
-
-    def add(self, batch: Batch) -> None:
-        """Add one batch's sum of squares."""
-        if self.labels == "batched":
-            self._add_batched(batch)
-            return
-        examples = count(batch)
-        capture = Capture(self._tracked, lambda use, gradient: self._receive(use, gradient, layouts, slow))
-        with capture, torch.enable_grad():
-            outputs, targets = self.outputs(batch)
-        found = self._layouts.of(capture.uses, batch)
-        layouts = {id(use): layout for use, layout in zip(capture.uses, found, strict=True)}
-        reached = {key: leaf for key, leaf in leaves(outputs).items() if key in self._tracked}
-        slow = {self._tracked[key] for key in reached} | repeated(capture.uses)
-        for use in capture.uses:
-            sources = [t for t in (use.source,) if layouts[id(use)] is not None]
-            if not sources or layouts[id(use)].examples_first(use.source, examples) is None:
-                slow |= set(use.slots.values())
-            self.routes.update({name: use.rule.name for name in use.slots.values() if name not in slow})
-        self._examples = examples
-        cotangents = self._cotangents(outputs, targets)
-        self._backward(outputs, [capture.root, *reached.values()], cotangents, capture.uses, slow)
-        if slow:
-            self._fall_back(sorted(slow), batch, cotangents)
-
-    def _backward(
-        self, outputs: Tensor, inputs: list[Tensor], cotangents: list[Tensor], uses: list[Use], slow: set[str]
-    ) -> None:
-        if all(name in slow for use in uses for name in use.slots.values()) or not outputs.requires_grad:
-            return
-        for k, cotangent in enumerate(cotangents):
-            torch.autograd.grad(
-                outputs, inputs, cotangent, retain_graph=k + 1 < len(cotangents), allow_unused=True
-            )
-
-    def _receive(self, use: Use, gradient: Tensor, layouts: Mapping[int, Any], slow: set[str]) -> None:
-        wanted = {slot: name for slot, name in use.slots.items() if name not in slow}
-        if not wanted:
-            return
-        if use.call[use.rule.source]._version != use.version:
-            raise RuntimeError(f"the input of {use.rule.name} for {sorted(wanted.values())} was changed in place later")
-        layout = layouts[id(use)]
-        source = layout.examples_first(use.source, self._examples)
-        with torch.no_grad():
-            sums = use.rule.accumulate(
-                source, layout.examples_first(gradient, self._examples), use.call, self.memory
-            )
-            for slot, name in wanted.items():
-                self.sums[name] += sums[slot]
-
-    def _fall_back(self, names: list[str], batch: Batch, cotangents: list[Tensor]) -> None:
-        parameters = {name: self.parameters[name] for name in names}
-        sums = None
-        if not self.loops:
-            try:
-                sums = fallback.by_vmap(self.functional, parameters, batch, cotangents, self.memory)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # noqa: BLE001 - whatever vmap cannot trace, the loop runs and raises what is real
-                self.loops = True
-        if sums is None:
-            with torch.enable_grad():
-                sums = fallback.by_loop(self.functional, parameters, batch, cotangents)
-        for name, value in sums.items():
-            self.sums[name] += value
-            self.routes[name] = "loop" if self.loops else "vmap"
-
-    def _add_batched(self, batch: Batch) -> None:
-        with torch.enable_grad():
-            outputs, targets = self.outputs(batch)
-            (cotangent,) = self._cotangents(outputs, targets)
-            gradients = torch.autograd.grad(
-                outputs, list(self.parameters.values()), cotangent / count(batch), allow_unused=True
-            )
-        for name, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is not None:
-                self.sums[name] += widened(gradient).square()
-                self.routes[name] = "batched"
-
-    def _cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
-        if not torch.isfinite(outputs).all():
-            raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
-        targets = targets.to(outputs.device)
-        likelihood = self.likelihood or infer(outputs, targets)
-        targets = self._local(targets, outputs, likelihood)
-        likelihood.check(outputs, targets)
-        if self.labels == "exact":
-            return list(likelihood.exact(outputs, targets, self.tolerance))
-        if self.labels == "sampled":
-            return [likelihood.sampled(outputs, targets, self.generator)]
-        return [likelihood.empirical(outputs, targets)]
-
-    def _local(self, targets: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
-        """Targets as positions within the task's columns; a label outside them raises."""
-        if targets.is_floating_point() or targets.dtype == torch.bool:
-            return targets
-        ignored = targets == getattr(likelihood, "ignore_index", -100)
-        columns = self.columns if self.columns is not None else torch.arange(outputs.shape[-1])
-        columns = columns.to(targets.device)
-        outside = ~(torch.isin(targets, columns) | ignored)
-        if outside.any():
-            raise ValueError(
-                f"labels outside the outputs: {sorted(set(targets[outside].tolist()))[:8]} with the columns "
-                f"{_shown(columns.tolist())}; targets are column numbers of the model's full outputs, also where "
-                "outputs= names a task's columns"
-            )
-        lookup = targets.new_zeros(int(columns.max()) + 1)
-        lookup[columns] = torch.arange(len(columns), device=targets.device)
-        return torch.where(ignored, targets, lookup[targets.masked_fill(ignored, int(columns[0]))])
-
-
-def _shown(columns: list[int]) -> str:
-    return str(columns) if len(columns) <= 12 else f"{columns[0]}…{columns[-1]}"
 
 
 def diagonal(
@@ -265,8 +95,8 @@ def diagonal(
             parameter.requires_grad_(False)
         for parameter in chosen.values():
             parameter.requires_grad_(True)
-        run = _Pass(
-            adapter=_Adapter(model, forward or default_forward),
+        sums = Accumulator(
+            adapter=Adapter(model, forward or default_forward),
             parameters=chosen,
             columns=None if outputs is None else torch.tensor(list(outputs)),
             labels=labels,
@@ -277,14 +107,15 @@ def diagonal(
         )
         device = next(iter(chosen.values())).device
         batches, seen = 0, 0
+        add = sums.add_batched if labels == "batched" else sums.add
         for batch in _limited(data, examples):
-            run.add(transform(batch, lambda tensor: tensor.detach().to(device)))
+            add(transform(batch, lambda tensor: tensor.detach().to(device)))
             batches, seen = batches + 1, seen + count(batch)
     if not seen:
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
     divisor = batches if labels == "batched" else seen
-    means = {name: total / divisor for name, total in run.sums.items()}
-    return Diagonal(means, examples=seen, labels=labels, routes=run.routes)
+    means = {name: total / divisor for name, total in sums.sums.items()}
+    return Diagonal(means, examples=seen, labels=labels, routes=sums.routes)
 
 
 def _limited(data: Iterable[Batch], examples: int | None) -> Iterator[Batch]:

@@ -80,7 +80,7 @@ class Categorical(Likelihood):
                 f"shape {tuple(targets.shape)}"
             )
 
-    def _valid(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _valid(self, targets: Tensor) -> Tensor:
         return (targets != self.ignore_index).unsqueeze(-1)
 
     def exact(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Iterator[Tensor]:
@@ -88,7 +88,7 @@ class Categorical(Likelihood):
         positions = max(1, outputs[0, ..., 0].numel())
         _cap(positions * classes, f"{positions} positions × {classes} outputs")
         probabilities = torch.softmax(_at_least_float32(outputs), -1).reshape(len(outputs), positions, classes)
-        valid = self._valid(outputs, targets).reshape(len(outputs), positions, 1)
+        valid = self._valid(targets).reshape(len(outputs), positions, 1)
         for position in range(positions):
             if not valid[:, position].any():
                 continue
@@ -102,10 +102,10 @@ class Categorical(Likelihood):
         cumulative = torch.softmax(outputs.detach().double(), -1).cumsum(-1)
         uniforms = _uniforms(outputs.shape[:-1], generator, outputs)
         drawn = torch.searchsorted(cumulative, uniforms.unsqueeze(-1)).squeeze(-1).clamp(max=outputs.shape[-1] - 1)
-        return self._score(outputs, drawn, self._valid(outputs, targets))
+        return self._score(outputs, drawn, self._valid(targets))
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        valid = self._valid(outputs, targets)
+        valid = self._valid(targets)
         return self._score(outputs, targets.masked_fill(~valid.squeeze(-1), 0), valid)
 
     def _score(self, outputs: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ class Linear(Rule):
     def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
         x = widened(source).reshape(len(source), -1, source.shape[-1])
         g = widened(gradient).reshape(len(gradient), -1, gradient.shape[-1])
-        x, g = x.to(torch.promote_types(x.dtype, g.dtype)), g.to(torch.promote_types(x.dtype, g.dtype))
         return {"weight": squared_products(x, g, memory), "bias": g.sum(1).square().sum(0)}
 
 
@@ -47,7 +46,8 @@ class Addmm(Linear):
     signatures = {torch.addmm: ("bias", "input", "weight")}
 
     def supports(self, call: Call) -> bool:
-        return call.get("beta", 1) == 1 and call.get("alpha", 1) == 1 and call["bias"].ndim == 1
+        named = {"bias", "input", "weight"} <= call.keys()
+        return named and call.get("beta", 1) == 1 and call.get("alpha", 1) == 1 and call["bias"].ndim == 1
 
     def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
         sums = super().accumulate(source, gradient, call, memory)
