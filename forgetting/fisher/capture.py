@@ -166,8 +166,8 @@ class Layouts:
         if worst > _tolerance(outputs) * scale:
             raise ValueError(
                 f"the outputs of an example change by {worst:.3g} (largest output {scale:.3g}) with the examples "
-                "beside it, even in eval mode: the model mixes examples or draws random numbers, so there is no gradient of "
-                "one example; use running statistics or a norm within the example"
+                "beside it, even in eval mode: the model mixes examples or draws random numbers, so there is no "
+                "gradient of one example; use running statistics or a norm within the example"
             )
 
 
