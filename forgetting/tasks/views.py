@@ -1,0 +1,115 @@
+"""What is done to a batch of inputs as it is cut: many tasks then share one copy of the images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class View(ABC):
+    """A fixed map of a batch of inputs to a batch of the same shape, one example at a time and without randomness."""
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The batch as the task shows it; the batch that came is left as it is."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A text that differs where the map differs; fingerprints are made of it."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> View:
+        """The same map for inputs on that device."""
+
+
+class Permutation(View):
+    r"""One fixed order of the pixels, the same for every image and channel: :math:`x'_i = x_{\pi(i)}`.
+
+    Args:
+        order: :math:`\pi`, int64 [height · width] (for inputs that are not images: [features]); each number once.
+
+    Raises:
+        ValueError: where ``order`` is no permutation, or does not fit the inputs.
+
+    **Cost**: 8 bytes a pixel, and one gather a batch.
+
+    **Reference**: Goodfellow et al. 2013, arXiv 1312.6211, section 4.1 ("input reformatting"). **Differs**: nothing.
+
+    Example:
+        >>> Permutation(torch.tensor([2, 0, 1]))(torch.tensor([[10.0, 20.0, 30.0]]))
+        tensor([[30., 10., 20.]])
+    """
+
+    def __init__(self, order: Tensor) -> None:
+        if order.dim() != 1 or order.dtype != torch.int64:
+            raise ValueError(f"an order is a row of int64, not {order.dtype} of shape {tuple(order.shape)}")
+        if not torch.equal(order.sort().values, torch.arange(len(order), device=order.device)):
+            raise ValueError(f"the order of {len(order)} pixels is no permutation: each of 0…{len(order) - 1} once")
+        self.order = order
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        start = 2 if inputs.dim() > 3 else 1
+        flat = inputs.flatten(start)
+        if flat.shape[-1] != len(self.order):
+            raise ValueError(
+                f"the permutation is one of {len(self.order)} pixels, the inputs have {flat.shape[-1]} "
+                f"(shape {tuple(inputs.shape[1:])}); build it for these inputs"
+            )
+        return flat.index_select(start, self.order).view(inputs.shape)
+
+    def describe(self) -> str:
+        return "permutation " + hashlib.sha256(self.order.cpu().numpy().tobytes()).hexdigest()
+
+    def to(self, device: torch.device | str) -> Permutation:
+        return Permutation(self.order.to(device))
+
+
+class Rotation(View):
+    """Images turned counter-clockwise about their centre, bilinear, zero outside; quarter turns are exact.
+
+    Args:
+        degrees: the angle; multiples of 90 move pixels and change no value (other shapes than squares: of 180).
+
+    Raises:
+        ValueError: where the angle is not finite, or the inputs are not [n, channels, height, width].
+
+    **Cost**: one ``grid_sample`` a batch; no memory.
+
+    **Reference**: the rotation of Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 5.1. **Differs**: nothing.
+
+    Example:
+        >>> Rotation(90)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).flatten()
+        tensor([2., 4., 1., 3.])
+    """
+
+    def __init__(self, degrees: float) -> None:
+        if not math.isfinite(degrees):
+            raise ValueError(f"a rotation takes a finite angle in degrees, not {degrees}")
+        self.degrees = float(degrees)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if inputs.dim() != 4:
+            raise ValueError(
+                f"a rotation takes images [n, channels, height, width], not inputs of shape {tuple(inputs.shape)}"
+            )
+        height, width = inputs.shape[-2:]
+        turns = self.degrees / 90
+        if turns == int(turns) and (height == width or turns % 2 == 0):
+            return torch.rot90(inputs, int(turns), dims=(-2, -1)).contiguous()
+        cosine, sine = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
+        # grid_sample counts each side from -1 to 1, whatever its length: a true rotation undoes that scaling
+        theta = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
+        matrix = torch.tensor(theta, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
+        grid = functional.affine_grid(matrix, list(inputs.shape), align_corners=False)
+        return functional.grid_sample(inputs, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def describe(self) -> str:
+        return f"rotation {self.degrees!r}"
+
+    def to(self, device: torch.device | str) -> Rotation:  # noqa: ARG002 - it holds no tensor
+        return self
