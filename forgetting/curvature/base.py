@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from forgetting.parameters import Parameters
+
+Factor = float | Tensor  # a learning rate may be a tensor; nothing here waits for its value
 
 
 class Curvature(ABC):
@@ -31,10 +34,11 @@ class Curvature(ABC):
         """Fδ."""
 
     @abstractmethod
-    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, float] | float) -> Parameters:
+    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         """aF(I + aF)⁻¹δ, in float32 or better: how far a proximal step moves back towards the anchor.
 
-        Finite for every a ≥ 0, and exactly 0 where F is 0. ``a`` is one number, or one a parameter.
+        Finite for every a ≥ 0, and exactly 0 where F is 0. ``a`` is one number (a float or a 0-d tensor), or
+        one a parameter.
         """
 
     @abstractmethod
@@ -58,22 +62,47 @@ class Curvature(ABC):
         """The diagonal, a tensor (or a 0-d tensor that stands for a constant one) a parameter."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Curvature:
-        """The same matrix on another device."""
+    def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Curvature:
+        """The same matrix on another device, or on the device given for each name."""
 
-    def shrink(self, delta: Mapping[str, Tensor], a: Mapping[str, float] | float) -> Parameters:
+    @abstractmethod
+    def restricted(self, names: Collection[str]) -> Curvature:
+        """The block over some of the names."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values under string keys; ``"curvature"`` names the class. :func:`restored` reads it."""
+
+    @classmethod
+    @abstractmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Curvature:
+        """The matrix whose :meth:`state_dict` this is."""
+
+    def shrink(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         """(I + aF)⁻¹δ."""
         back = self.retract(delta, a)
         return {name: delta[name] - back[name] for name in self.names()}
 
 
-def factor(a: Mapping[str, float] | float, name: str) -> float:
+def restored(state: Mapping[str, Any]) -> Curvature:
+    """The matrix of any class whose ``state_dict()`` this is."""
+    classes = {kind.__name__: kind for kind in Curvature.__subclasses__()}
+    kind = state.get("curvature")
+    if kind not in classes:
+        raise ValueError(f"the state holds a matrix of the class {kind!r}; known are {', '.join(sorted(classes))}")
+    return classes[kind].from_state_dict(state)
+
+
+def factor(a: Mapping[str, Factor] | Factor, name: str) -> Factor:
     """The proximal factor of one parameter."""
     return a[name] if isinstance(a, Mapping) else a
 
 
-def proximal_share(importance: Tensor, a: float, delta: Tensor) -> Tensor:
-    """a·F/(1 + a·F)·δ, elementwise, in float32 or better; a·F is capped at the largest finite number."""
+def proximal_share(importance: Tensor | float, a: Factor, delta: Tensor) -> Tensor:
+    """a·F/(1 + a·F)·δ, elementwise, in float32 or better; a and a·F are capped at the largest finite number."""
     dtype = torch.promote_types(delta.dtype, torch.float32)
-    product = (importance.to(dtype) * a).clamp(max=torch.finfo(dtype).max)
+    largest = torch.finfo(dtype).max
+    capped = a.clamp(max=largest) if isinstance(a, Tensor) else min(a, largest)
+    product = (importance.to(dtype) if isinstance(importance, Tensor) else importance) * capped
+    product = product.clamp(max=largest) if isinstance(product, Tensor) else min(product, largest)
     return product / (1 + product) * delta.to(dtype)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from forgetting.curvature.base import Curvature, factor, proximal_share
+from forgetting.curvature.base import Curvature, Factor, factor, proximal_share
 from forgetting.parameters import Parameters
 
 _FORMAT = "forgetting.diagonal/1"
@@ -77,9 +78,12 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def product(self, delta: Mapping[str, Tensor]) -> Parameters:
-        return {name: delta[name] * value for name, value in self._values.items()}
+        if not self._values:
+            return {}
+        products = torch._foreach_mul([delta[name] for name in self._values], list(self._values.values()))
+        return dict(zip(self._values, products, strict=True))
 
-    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, float] | float) -> Parameters:
+    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         return {name: proximal_share(value, factor(a, name), delta[name]) for name, value in self._values.items()}
 
     def blend(self, other: Curvature, decay: float) -> Diagonal:
@@ -103,17 +107,34 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
     def diagonal(self) -> Parameters:
         return dict(self._values)
 
-    def to(self, device: torch.device | str) -> Diagonal:
-        values = {name: value.to(device) for name, value in self._values.items()}
+    def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Diagonal:
+        values = {
+            name: value.to(device[name] if isinstance(device, Mapping) else device)
+            for name, value in self._values.items()
+        }
         return Diagonal(values, examples=self.examples, labels=self.labels, routes=self.routes)
+
+    def restricted(self, names: Collection[str]) -> Diagonal:
+        values = {name: self._values[name] for name in names}
+        routes = {name: route for name, route in self.routes.items() if name in values}
+        return Diagonal(values, examples=self.examples, labels=self.labels, routes=routes)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curvature": "Diagonal", "values": dict(self._values), **self._about()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Diagonal:
+        return cls(state["values"], examples=state["examples"], labels=state["labels"], routes=state["routes"])
+
+    def _about(self) -> dict[str, Any]:
+        return {"examples": self.examples, "labels": self.labels, "routes": dict(self.routes)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matrix as a safetensors file, which :meth:`load` and any other program can read."""
-        about = {"format": _FORMAT, "about": json.dumps(
-            {"examples": self.examples, "labels": self.labels, "routes": self.routes})}
+        about = {"format": _FORMAT, "about": json.dumps(self._about())}
         temporary = Path(f"{os.fspath(path)}.part")
         save_file({name: value.contiguous() for name, value in self._values.items()}, temporary, metadata=about)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Diagonal:
@@ -125,7 +146,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         try:
             with safe_open(path, framework="pt", device=device) as file:
                 about = file.metadata() or {}
-                values = {name: file.get_tensor(name) for name in file.keys()}
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); save the matrix again") from error
         if about.get("format") != _FORMAT:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from forgetting.curvature.base import Curvature, factor, proximal_share
+from forgetting.curvature.base import Curvature, Factor, factor, proximal_share
 from forgetting.parameters import Parameters
 
 
@@ -43,11 +44,14 @@ class Identity(Curvature):
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     def product(self, delta: Mapping[str, Tensor]) -> Parameters:
-        return {name: delta[name] * scale for name, scale in self._scales.items()}
+        if not self._scales:
+            return {}
+        products = torch._foreach_mul([delta[name] for name in self._scales], list(self._scales.values()))
+        return dict(zip(self._scales, products, strict=True))
 
-    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, float] | float) -> Parameters:
+    def retract(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         return {
-            name: proximal_share(torch.tensor(scale, device=delta[name].device), factor(a, name), delta[name])
+            name: proximal_share(scale, factor(a, name), delta[name])
             for name, scale in self._scales.items()
         }
 
@@ -69,5 +73,15 @@ class Identity(Curvature):
     def diagonal(self) -> Parameters:
         return {name: torch.tensor(scale) for name, scale in self._scales.items()}
 
-    def to(self, device: torch.device | str) -> Identity:
+    def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Identity:  # noqa: ARG002
         return self
+
+    def restricted(self, names: Collection[str]) -> Identity:
+        return Identity({name: self._scales[name] for name in names})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curvature": "Identity", "scales": dict(self._scales)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Identity:
+        return cls(state["scales"])
