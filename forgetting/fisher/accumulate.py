@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from forgetting.fisher import fallback
 from forgetting.fisher.batches import Batch, Forward, count, unwrap
 from forgetting.fisher.capture import Capture, Layout, Layouts, Use, leaves, repeated
-from forgetting.fisher.likelihoods import Likelihood, infer
+from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 from forgetting.fisher.rules.base import widened
 from forgetting.parameters import Parameters, canonical
 
@@ -159,6 +159,8 @@ class Accumulator:
     def _cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
         if not torch.isfinite(outputs).all():
             raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
+        if not torch.isfinite(targets).all():
+            raise ValueError("the targets are not finite, so the loss is not; check the data before consolidating")
         if targets.ndim == 0 or len(targets) != len(outputs):
             raise ValueError(
                 f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} must both have "
@@ -176,9 +178,9 @@ class Accumulator:
 
     def _local(self, targets: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
         """Targets as positions within the task's columns; a label outside them raises."""
-        if targets.is_floating_point() or targets.dtype == torch.bool:
+        if not isinstance(likelihood, Categorical) or targets.is_floating_point() or targets.dtype == torch.bool:
             return targets
-        ignored = targets == getattr(likelihood, "ignore_index", -100)
+        ignored = targets == likelihood.ignore_index
         columns = self.columns if self.columns is not None else torch.arange(outputs.shape[-1])
         columns = columns.to(targets.device)
         outside = ~(torch.isin(targets, columns) | ignored)
