@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
-import importlib.util
 import os
 import struct
 import zlib
@@ -49,12 +47,12 @@ def digits(seed: int = 0) -> DataSplit:
         [1008, 250, 539]
     """
     try:
-        load = importlib.import_module("sklearn.datasets").load_digits
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
             'the digits come with scikit-learn, which is not installed: pip install "forgetting[digits]"'
         ) from error
-    found = load()
+    found = load_digits()
     images = torch.from_numpy(found.images).to(torch.float32).unsqueeze(1) / 16
     everything = Examples(images, torch.from_numpy(found.target))
     test, rest = hold_out(everything.targets, 0.3, keyed(0, "digits test"))
@@ -109,12 +107,12 @@ def _download(folder: Path) -> None:
         "there. Either set the environment variable FORGETTING_DATA to a folder that holds MNIST/raw, or install "
         'torchvision (pip install "forgetting[vision]") and let it download into that folder'
     )
-    if importlib.util.find_spec("torchvision") is None:
-        raise FileNotFoundError(f"{advice}; torchvision is not installed here.")
     try:
-        importlib.import_module("torchvision.datasets").MNIST(str(folder.parent.parent), download=True)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{advice}; torchvision's download failed: {error}") from error
+        from torchvision.datasets import MNIST
+
+        MNIST(str(folder.parent.parent), download=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"{advice}; that failed here: {error}") from error
 
 
 def read_idx(path: Path) -> Tensor:

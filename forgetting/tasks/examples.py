@@ -10,53 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from forgetting.tasks.datasets import materialize
+from forgetting.tasks.storage import Block, Content, digest
 from forgetting.tasks.views import View
-
-
-class _Content:
-    """A tensor that several data sets may share, with its digest remembered until it is written to."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self._known: tuple[int, str] | None = None
-
-    def digest(self) -> str:
-        """The sha256 of dtype, shape and bytes."""
-        version = 0 if self.tensor.is_inference() else self.tensor._version
-        if self._known is None or self._known[0] != version:
-            self._known = (version, _digest(self.tensor))
-        return self._known[1]
-
-
-def _digest(tensor: Tensor) -> str:
-    """The sha256 of a tensor's dtype, shape and bytes."""
-    array = tensor.detach().cpu().contiguous().numpy()
-    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    found.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    return found.hexdigest()
-
-
-class _Block:
-    """A content and the views through which it is seen."""
-
-    def __init__(self, content: _Content, views: tuple[View, ...] = ()) -> None:
-        self.content = content
-        self.views = views
-
-    def cut(self, rows: Tensor) -> Tensor:
-        """Those rows as a model takes them; always a copy."""
-        found = self.content.tensor.index_select(0, rows)
-        if found.dtype == torch.uint8:
-            found = found.to(torch.float32) / 255
-        for view in self.views:
-            found = view(found)
-        return found
-
-    def subset(self, rows: Tensor) -> _Block:
-        return _Block(_Content(self.content.tensor.index_select(0, rows)), self.views)
-
-    def to(self, device: torch.device | str) -> _Block:
-        return _Block(_Content(self.content.tensor.to(device)), tuple(view.to(device) for view in self.views))
 
 
 class Examples:
@@ -94,12 +49,12 @@ class Examples:
             )
         if len(targets) and int(targets.min()) < 0:
             raise ValueError(f"targets are columns of the logits, at least 0; the least is {int(targets.min())}")
-        self._blocks = (_Block(_Content(inputs)),)
+        self._blocks: tuple[Block, ...] = (Block(Content(inputs)),)
         self._rows = torch.arange(len(inputs), device=inputs.device)
         self._targets = targets.to(device=inputs.device, dtype=torch.int64)
 
     @classmethod
-    def _made(cls, blocks: tuple[_Block, ...], rows: Tensor, targets: Tensor) -> Examples:
+    def _made(cls, blocks: tuple[Block, ...], rows: Tensor, targets: Tensor) -> Examples:
         made = cls.__new__(cls)
         made._blocks, made._rows, made._targets = blocks, rows, targets
         return made
@@ -130,7 +85,7 @@ class Examples:
         return len(self._targets)
 
     def __repr__(self) -> str:
-        return f"Examples({len(self)} of shape {self.input_shape}, {len(self._targets.unique())} classes)"
+        return f"Examples({len(self)} of shape {self.input_shape}, {len(set(self._targets.tolist()))} classes)"
 
     @property
     def inputs(self) -> Tensor:
@@ -152,11 +107,11 @@ class Examples:
         """The shape of one input."""
         return tuple(self._blocks[0].content.tensor.shape[1:])
 
-    def _places(self, indices: Tensor) -> Iterator[tuple[_Block, Tensor, Tensor]]:
+    def _places(self, indices: Tensor) -> Iterator[tuple[Block, Tensor, Tensor]]:
         """For each block that holds some of these examples: which of the indices it holds, and its own rows."""
         flat, first = self._rows[indices], 0
         for block in self._blocks:
-            after = first + len(block.content.tensor)
+            after = first + len(block)
             held = ((flat >= first) & (flat < after)).nonzero().flatten()
             if len(held):
                 yield block, held, flat[held] - first
@@ -184,10 +139,14 @@ class Examples:
 
         Raises:
             IndexError: where an index lies outside.
+            TypeError: where they are a mask of booleans.
 
         **Cost**: a copy of the chosen ones as they are stored.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        chosen = torch.as_tensor(indices, device=self.device)
+        if chosen.dtype == torch.bool:
+            raise TypeError("subset takes indices, not a mask of booleans; mask.nonzero().flatten() gives them")
+        chosen = chosen.to(torch.int64)
         if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(self)):
             raise IndexError(f"indices from {int(chosen.min())} to {int(chosen.max())} of {len(self)} examples")
         blocks, rows, first = [], torch.empty_like(chosen), 0
@@ -199,8 +158,7 @@ class Examples:
 
     def viewed(self, view: View) -> Examples:
         """The same examples, seen through one more view; the stored inputs are shared."""
-        blocks = tuple(_Block(block.content, (*block.views, view)) for block in self._blocks)
-        return self._made(blocks, self._rows, self._targets)
+        return self._made(tuple(block.viewed(view) for block in self._blocks), self._rows, self._targets)
 
     def relabelled(self, columns: Tensor) -> Examples:
         """The same examples with target ``columns[y]`` in place of y; the stored inputs are shared."""
@@ -233,9 +191,8 @@ class Examples:
         """
         found = hashlib.sha256()
         for block in self._blocks:
-            found.update("\n".join([block.content.digest(), *(view.describe() for view in block.views)]).encode())
-            found.update(b"\n\n")
-        found.update((_digest(self._rows) + _digest(self._targets)).encode())
+            found.update(block.describe().encode())
+        found.update((digest(self._rows) + digest(self._targets)).encode())
         return found.hexdigest()[:16]
 
 
@@ -269,7 +226,7 @@ class Batches:
             order = torch.arange(len(examples))
         else:
             order = torch.randperm(len(examples), generator=self._generator)
-        for indices in order.to(examples.device).split(self._size)[: len(self)]:
+        for indices in torch.split(order.to(examples.device), self._size)[: len(self)]:
             yield examples._cut(indices), examples.targets[indices]
 
 
@@ -293,10 +250,10 @@ def join(*examples: Examples) -> Examples:
     ):
         if len(found) > 1:
             raise ValueError(f"only like examples can be joined; these have different {what}: {found}")
-    blocks: list[_Block] = []
+    blocks: list[Block] = []
     rows, first = [], 0
     for each in examples:
         rows.append(each._rows + first)
         blocks.extend(each._blocks)
-        first += sum(len(block.content.tensor) for block in each._blocks)
+        first += sum(map(len, each._blocks))
     return Examples._made(tuple(blocks), torch.cat(rows), torch.cat([each.targets for each in examples]))

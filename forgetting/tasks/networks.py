@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from forgetting.tasks.names import nearest
 from forgetting.tasks.task import TaskSequence
+from forgetting.tasks.unknown import nearest
 
 
 class Average(nn.Module):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forgetting.tasks.data import digits, mnist
-from forgetting.tasks.names import nearest
 from forgetting.tasks.sequences import keyed, permute, possible, rotate, split, transfer
 from forgetting.tasks.task import SCENARIOS, DataSplit, TaskSequence
+from forgetting.tasks.unknown import nearest
 from forgetting.tasks.views import Rotation
 
 _ANGLES = (0, 45, 90, 135, 180)
@@ -49,7 +49,7 @@ def _halves(name: str, data: DataSplit, scenario: str, _: int) -> TaskSequence:
 
 
 def _turned(name: str, data: DataSplit, scenario: str, _: int) -> TaskSequence:
-    target = DataSplit(*(examples.viewed(Rotation(90)) for examples in data))
+    target = data.map(lambda examples: examples.viewed(Rotation(90)))
     return transfer(name, data, target, scenario, names=("digits", "digits turned by 90°"))
 
 

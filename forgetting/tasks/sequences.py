@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
+from functools import partial
+from operator import methodcaller
 
 import numpy as np
 import torch
@@ -37,7 +39,7 @@ def hold_out(targets: Tensor, share: float, random: np.random.RandomState) -> tu
     if not 0 < share < 1:
         raise ValueError(f"the share that is held out lies between 0 and 1, not {share}")
     held = torch.zeros(len(targets), dtype=torch.bool)
-    for label in targets.unique().tolist():
+    for label in sorted(set(targets.tolist())):
         places = (targets == label).nonzero().flatten().cpu()
         held[places[torch.from_numpy(random.permutation(len(places)))][: round(share * len(places))]] = True
     if held.all() or not held.any():
@@ -112,13 +114,11 @@ def split(
     tasks = []
     for first in range(0, total, size):
         group = dealt[first : first + size]
-        chosen = [_of_classes(examples, group) for examples in source]
-        outputs = group
+        columns = torch.arange(total)
         if scenario == "domain":
-            columns = torch.zeros(total, dtype=torch.int64)
             columns[group] = torch.arange(size)
-            chosen, outputs = [examples.relabelled(columns) for examples in chosen], list(range(size))
-        tasks.append(Task("-".join(map(str, group)), *chosen, outputs=tuple(outputs)))
+        chosen = source.map(partial(_of_classes, classes=group, columns=columns))
+        tasks.append(Task.of("-".join(map(str, group)), chosen, columns[group].tolist()))
     return TaskSequence(name, tuple(tasks), scenario, size if scenario == "domain" else total, pretrained)
 
 
@@ -225,8 +225,8 @@ def transfer(
     else:
         total = ours + theirs
         outputs = (tuple(range(ours)), tuple(range(ours, total)))
-        target = DataSplit(*(examples.relabelled(torch.arange(ours, total)) for examples in target))
-    tasks = (Task(names[0], *source, outputs=outputs[0]), Task(names[1], *target, outputs=outputs[1]))
+        target = target.map(lambda examples: examples.relabelled(torch.arange(ours, total)))
+    tasks = (Task.of(names[0], source, outputs[0]), Task.of(names[1], target, outputs[1]))
     return TaskSequence(name, tasks, scenario, total, pretrained)
 
 
@@ -241,10 +241,10 @@ def _classes(source: DataSplit) -> int:
     return 1 + max(int(examples.targets.max()) if len(examples) else 0 for examples in source)
 
 
-def _of_classes(examples: Examples, classes: Sequence[int]) -> Examples:
-    """Those whose label is one of these."""
+def _of_classes(examples: Examples, classes: Sequence[int], columns: Tensor) -> Examples:
+    """Those whose label is one of these, with the column of each label as their target."""
     wanted = torch.tensor(list(classes), device=examples.device)
-    return examples.subset(torch.isin(examples.targets, wanted).nonzero().flatten())
+    return examples.subset(torch.isin(examples.targets, wanted).nonzero().flatten()).relabelled(columns)
 
 
 def _seen(name: str, source: DataSplit, views: dict[str, View | None], pretrained: bool) -> TaskSequence:
@@ -252,6 +252,6 @@ def _seen(name: str, source: DataSplit, views: dict[str, View | None], pretraine
     total = _classes(source)
     tasks = []
     for label, view in views.items():
-        parts = source if view is None else [examples.viewed(view) for examples in source]
-        tasks.append(Task(label, *parts, outputs=tuple(range(total))))
+        parts = source if view is None else source.map(methodcaller("viewed", view))
+        tasks.append(Task.of(label, parts, range(total)))
     return TaskSequence(name, tuple(tasks), "domain", total, pretrained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ class DataSplit(NamedTuple):
     train: Examples
     validation: Examples
     test: Examples
+
+    def map(self, change: Callable[[Examples], Examples]) -> DataSplit:
+        """The same change made to all three."""
+        return DataSplit(change(self.train), change(self.validation), change(self.test))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,7 @@ class Task:
             examples = getattr(self, part)
             if not len(examples):
                 raise ValueError(f"task {self.name!r} has no {part} examples; every part needs some")
-            strangers = sorted(set(examples.targets.unique().tolist()) - set(self.outputs))
+            strangers = sorted(set(examples.targets.tolist()) - set(self.outputs))
             if strangers:
                 raise ValueError(
                     f"task {self.name!r}: the {part} targets {strangers[:8]} are none of its outputs {self.outputs}; "
@@ -71,9 +75,14 @@ class Task:
         """Its three parts together."""
         return DataSplit(self.train, self.validation, self.test)
 
+    @classmethod
+    def of(cls, name: str, parts: DataSplit, outputs: Iterable[int]) -> Task:
+        """A task of three parts that are together already."""
+        return cls(name, parts.train, parts.validation, parts.test, tuple(outputs))
+
     def to(self, device: torch.device | str) -> Task:
         """The same task on that device."""
-        return Task(self.name, *(examples.to(device) for examples in self.parts), outputs=self.outputs)
+        return Task.of(self.name, self.parts.map(lambda examples: examples.to(device)), self.outputs)
 
     def fingerprint(self) -> str:
         """16 hex digits over its examples and outputs, see :meth:`Examples.fingerprint`; the name is left out."""

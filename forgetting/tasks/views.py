@@ -111,5 +111,5 @@ class Rotation(View):
     def describe(self) -> str:
         return f"rotation {self.degrees!r}"
 
-    def to(self, device: torch.device | str) -> Rotation:  # noqa: ARG002 - it holds no tensor
+    def to(self, device: torch.device | str) -> Rotation:
         return self
