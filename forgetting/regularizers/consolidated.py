@@ -1,0 +1,108 @@
+"""What a quadratic penalty remembers of all tasks, as one frozen value, and how one more task is added to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from forgetting.curvature import Curvature, Diagonal
+from forgetting.parameters import Parameters, named
+
+
+@dataclass(frozen=True)
+class Consolidated:
+    """What a quadratic penalty remembers of all tasks so far: Σ A(θ−μ)² + c.
+
+    Args:
+        curvature: A, the blended matrix.
+        anchor: μ, the weights that it pulls back to, in float32 or better.
+        constants: c by parameter name: what separate tasks disagree about at μ.
+        tasks: how many were consolidated.
+    """
+
+    curvature: Curvature
+    anchor: Parameters
+    constants: dict[str, float]
+    tasks: int
+
+    @property
+    def constant(self) -> float:
+        """c = Σ over the parameters."""
+        return math.fsum(self.constants.values())
+
+
+def covered(model: nn.Module, shapes: Mapping[str, torch.Size | None], since: str) -> Parameters:
+    """The model's parameters of these names, or an error that says which one is gone and what to do."""
+    everything = named(model, trainable=False)
+    way = ("leave it out with parameters= (patterns of what stays, such as parameters='backbone.*') and consolidate, "
+           "or load the state, again")
+    for name, shape in shapes.items():
+        if name not in everything:
+            raise ValueError(f"{since} covers the parameter {name!r}, which the model does not have (removed, renamed "
+                             f"or replaced?); {way}")
+        if shape is not None and everything[name].shape != shape:
+            raise ValueError(f"{since} covers the parameter {name!r} with the shape {tuple(shape)}, and the model has "
+                             f"it with {tuple(everything[name].shape)}; {way}")
+    return {name: everything[name] for name in shapes}
+
+
+def moved_to(state: Consolidated, live: Parameters) -> Consolidated:
+    """The state on the devices of the weights; itself, where it is there already."""
+    if all(state.anchor[name].device == parameter.device for name, parameter in live.items()):
+        return state
+    places = {name: parameter.device for name, parameter in live.items()}
+    anchor = {name: value.to(places[name]) for name, value in state.anchor.items()}
+    return replace(state, curvature=state.curvature.to(places), anchor=anchor)
+
+
+def blend(old: Consolidated | None, new: Curvature, live: Parameters, decay: float) -> Consolidated:
+    """``anchors="latest"``: decay·A + F around the present weights."""
+    curvature = _at_least_float32(new)
+    if old is not None:
+        curvature = old.curvature.blend(curvature, decay)
+    anchor = {name: _copy(live[name], torch.promote_types(live[name].dtype, torch.float32))
+              for name in curvature.names()}
+    return Consolidated(curvature, anchor, {}, (old.tasks if old else 0) + 1)
+
+
+def merge(old: Consolidated | None, new: Curvature, live: Parameters, decay: float) -> Consolidated:
+    """``anchors="separate"``: one matrix, anchor and number whose penalty is the sum of the tasks' penalties."""
+    if not isinstance(new, Diagonal):
+        raise TypeError(f"anchors='separate' merges diagonals; a {type(new).__name__} needs anchors='latest'")
+    before_all = old.curvature if old is not None else Diagonal({})
+    if not isinstance(before_all, Diagonal):
+        raise TypeError(f"anchors='separate' cannot continue from a {type(before_all).__name__}")
+    values = dict(before_all)
+    anchor = dict(old.anchor) if old is not None else {}
+    constants = dict(old.constants) if old is not None else {}
+    for name in dict.fromkeys((*values, *new)):
+        present = _copy(live[name], torch.float64) if name in live else anchor[name].double()
+        added = new[name].double().to(present.device) if name in new else torch.zeros_like(present)
+        before = values[name].double() * decay if name in values else torch.zeros_like(present)
+        middle = anchor[name].double() if name in anchor else present
+        total = before + added
+        share = torch.where(total > 0, added / total, 1.0)
+        gap = present - middle
+        apart = torch.where(total > 0, before * share * gap.square(), 0.0)
+        constants[name] = decay * constants.get(name, 0.0) + float(apart.sum())
+        anchor[name] = torch.where(share < 1, middle + share * gap, present)
+        values[name] = total
+    curvature = Diagonal(values, examples=new.examples, labels=new.labels, routes=new.routes)
+    return Consolidated(curvature, anchor, constants, (old.tasks if old else 0) + 1)
+
+
+def _copy(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """A detached copy in another precision that never shares memory with the live weight (fault F11)."""
+    return parameter.detach().to(dtype, copy=True)
+
+
+def _at_least_float32(curvature: Curvature) -> Curvature:
+    """The matrix itself, or its copy in float32 where it came with fewer bits: sums of bfloat16 lose what is added."""
+    if not isinstance(curvature, Diagonal) or all(torch.finfo(value.dtype).bits >= 32 for value in curvature.values()):
+        return curvature
+    values = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in curvature.items()}
+    return Diagonal(values, examples=curvature.examples, labels=curvature.labels, routes=curvature.routes)
