@@ -1,0 +1,186 @@
+"""Which parameters learn: by pattern, by depth or all but the head; and the norm statistics that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from forgetting.execution import execution_groups, first_uses, grouped
+from forgetting.norms import hold, norm_layers, still
+from forgetting.parameters import Handle, Selection, canonical, select
+
+__all__ = ["execution_groups", "freeze", "still"]
+
+
+def freeze(
+    model: nn.Module,
+    parameters: Selection = None,
+    *,
+    depth: int | None = None,
+    keep: Selection = None,
+    inputs: Any = None,
+    norm_statistics: Literal["still", "moving"] = "still",
+) -> Handle:
+    r"""Take parameters out of learning: no gradient, no optimizer update, no norm statistics that move.
+
+    .. math:: \theta_i \leftarrow \theta_i^* \quad\text{for every } i \in S
+
+    with :math:`S` the frozen set. ``requires_grad`` becomes ``False`` and ``.grad`` becomes ``None``, without which
+    AdamW's weight decay and an old momentum would go on moving a "frozen" weight (fault F13). Call it before or after
+    the optimizer is made, and before ``DistributedDataParallel``. Say in one of three ways what is frozen:
+
+    - ``parameters``: what these patterns cover;
+    - ``depth=k``: the first k groups of :func:`~forgetting.execution.execution_groups`;
+    - ``keep``: everything except what these patterns cover (``keep="head"``: feature extraction, linear probe).
+
+    A pattern is a shell pattern over names as ``state_dict`` gives them. It covers a module's path too: ``"layer1"``
+    and ``"layer1.*"`` mean all that lies in ``layer1`` (fault F12: setting an attribute of the module freezes
+    nothing). A tied weight has several names: freezing any of them freezes it wherever it is used, keeping any of
+    them keeps it learning everywhere.
+
+    Args:
+        model: any module.
+        parameters: pattern, patterns, or a function of the name.
+        depth: number of groups, from the input on, at least 1.
+        keep: pattern, patterns, or a function of the name.
+        inputs: one forward pass's inputs, for ``depth``: see :func:`~forgetting.execution.execution_groups`; ``None``
+            takes the order of registration.
+        norm_statistics: ``"still"``: the running statistics of the frozen part are held too, through any later
+            ``model.train()``, as :func:`~forgetting.norms.still` does it. Of the frozen part is a norm layer with a
+            frozen parameter, and one whose statistics the patterns cover by name (``"bn1.running_mean"``, or any
+            pattern for the module around it); under ``depth``, one without parameters that runs before the first
+            group that learns. The statistics of the part that learns go on moving, and they forget as well: hold
+            those of the whole model by :func:`~forgetting.norms.still`. ``"moving"``: statistics are left alone.
+
+    Returns:
+        A :class:`~forgetting.parameters.Handle`: ``remove()`` gives ``requires_grad`` back to exactly the parameters
+        that this call took it from, and lets the statistics move. Undo overlapping calls in reverse order.
+
+    Raises:
+        ValueError: where a pattern matches nothing, nothing would be left that learns, nothing is frozen, or
+            ``depth`` exceeds the groups that run; where not exactly one of the three ways is given.
+        TypeError: where a selection is none of the above.
+
+    Cost:
+        None; with ``depth`` and ``inputs`` one forward pass. The backward pass gets cheaper: torch skips what lies
+        below the lowest parameter that learns.
+
+    Reference:
+        Yosinski, Clune, Bengio and Lipson, "How transferable are features in deep neural networks?", 2014
+        (arXiv 1411.1792): the first k layers frozen.
+
+    Differs:
+        A batch norm's statistics count as part of its layer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> with freeze(model, "0"):
+        ...     [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['2.weight', '2.bias']
+        >>> all(parameter.requires_grad for parameter in model.parameters())
+        True
+    """
+    _check(parameters, depth, keep, inputs, norm_statistics)
+    state = _state(model)
+    if depth is not None:
+        covered = _bottom(model, state, inputs, depth)
+    elif keep is not None:
+        covered = set(map(id, state.values())) - _covered(state, keep)
+    else:
+        covered = _covered(state, parameters)
+    frozen = [parameter for parameter in model.parameters() if id(parameter) in covered]
+    if not any(parameter.requires_grad and id(parameter) not in covered for parameter in model.parameters()):
+        raise ValueError(
+            f"{len(frozen)} parameters of {type(model).__name__} would be frozen and nothing left to learn: leave some "
+            "out, or, to evaluate only, use torch.no_grad()"
+        )
+    layers = [layer for layer in norm_layers(model) if covered & {id(tensor) for tensor in _own(layer).values()}]
+    if norm_statistics == "moving":
+        layers = []
+    if not frozen and not layers:
+        raise ValueError("nothing would be frozen: no parameter and no norm statistics are covered")
+    return _apply(frozen, layers)
+
+
+def _check(parameters: Selection, depth: int | None, keep: Selection, inputs: Any, norm_statistics: str) -> None:
+    """Raise unless the arguments say one thing."""
+    ways = {"parameters": parameters, "depth": depth, "keep": keep}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"freeze takes exactly one of parameters=, depth= and keep=, not {' and '.join(given) or 'none of them'}; "
+            'a module inside the model is frozen by its path: freeze(model, "backbone")'
+        )
+    if inputs is not None and depth is None:
+        raise ValueError("inputs= is for depth= only: patterns need no forward pass")
+    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
+        raise ValueError(f"depth={depth!r} must be a whole number of groups, at least 1")
+    if norm_statistics not in ("still", "moving"):
+        raise ValueError(f'norm_statistics={norm_statistics!r} must be "still" or "moving"')
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that a module owns directly, then its running statistics."""
+    statistics = {name: module._buffers.get(name) for name in ("running_mean", "running_var")}
+    return {name: tensor for name, tensor in (*module._parameters.items(), *statistics.items()) if tensor is not None}
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running statistics in the order of registration; tied and shared ones by all their names."""
+    return {
+        canonical(f"{path}.{name}" if path else name): tensor
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in _own(module).items()
+    }
+
+
+def _covered(state: dict[str, Tensor], selection: Selection) -> set[int]:
+    """The identities of what a selection covers; a pattern that fits a module's path covers what lies in the module."""
+    if not callable(selection) and selection is not None:
+        patterns = [selection] if isinstance(selection, str) else list(selection)
+        selection = [wider for pattern in patterns for wider in _widened(state, pattern)]
+    return {id(state[name]) for name in select(state, selection)}
+
+
+def _widened(names: Iterable[str], pattern: str) -> list[str]:
+    """The pattern, and the pattern for what lies in the modules that it names, as far as they fit something."""
+    both = [pattern, f"{pattern}.*"] if isinstance(pattern, str) else []
+    fitting = [candidate for candidate in both if any(fnmatchcase(name, candidate) for name in names)]
+    return fitting or [pattern]
+
+
+def _bottom(model: nn.Module, state: dict[str, Tensor], inputs: Any, depth: int) -> set[int]:
+    """The identities of the first groups' parameters and of the statistics that are used before the next group."""
+    first_names = {id(tensor): name for name, tensor in reversed(state.items())}
+    tensors = {name: state[name] for name in state if first_names[id(state[name])] == name}
+    parameters = [name for name in tensors if isinstance(tensors[name], Parameter)]
+    order = first_uses(model, inputs, tensors)
+    groups, _ = grouped(model, parameters, [name for name in order if name in set(parameters)])
+    if depth > len(groups):
+        raise ValueError(f"depth={depth} is more than the {len(groups)} groups of parameters that a forward pass uses")
+    learning = {name for group in groups[depth:] for name in group}
+    end = next((place for place, name in enumerate(order) if name in learning), len(order))
+    bare = [layer for layer in norm_layers(model) if next(layer.parameters(recurse=False), None) is None]
+    statistics = {id(tensor) for layer in bare for tensor in _own(layer).values()}
+    below = {id(tensors[name]) for name in order[:end]} & statistics
+    return {id(tensors[name]) for group in groups[:depth] for name in group} | below
+
+
+def _apply(frozen: Iterable[Parameter], layers: Iterable[nn.Module]) -> Handle:
+    """Freeze, and the handle that undoes it."""
+    changed = [parameter for parameter in frozen if parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    held = hold(layers)
+
+    def undo() -> None:
+        for parameter in changed:
+            parameter.requires_grad_(True)
+        held.remove()
+
+    return Handle(undo)
