@@ -2,7 +2,10 @@
 
 from forgetting.protocol import metrics, statistics
 from forgetting.protocol.method import Method
+from forgetting.protocol.monitor import Monitor
 from forgetting.protocol.recipe import Recipe
 from forgetting.protocol.result import Result
+from forgetting.protocol.run import run
+from forgetting.protocol.store import Store
 
-__all__ = ["Method", "Recipe", "Result", "metrics", "statistics"]
+__all__ = ["Method", "Monitor", "Recipe", "Result", "Store", "metrics", "run", "statistics"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Method:
         joint: train on all tasks so far, from the model as given: the ceiling.
         average: ``(model, before)``: changes the weights after each task that had a model before it; ``before``
             is that model's state dict.
-        curve: amounts at which the interpolation between the models before and after a task is measured.
+        curve: ``(model, before) -> pairs (amount, model)``: models on the line between those before and after a
+            task, each of which is tested; it leaves the model as it was.
 
     Raises:
         ValueError: for a mode that does not exist.
@@ -63,7 +65,7 @@ class Method:
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
     joint: bool = False
     average: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
-    curve: tuple[float, ...] = ()
+    curve: Callable[[nn.Module, Mapping[str, Tensor]], Iterable[tuple[float, nn.Module]]] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-]+", self.name):
@@ -73,6 +75,8 @@ class Method:
         if not self.rate > 0:
             raise ValueError(f"method {self.name!r} has the rate factor {self.rate}; it must be above 0")
         for key, value in self.settings.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"setting {key!r} of method {self.name!r} is {value}; it must be finite")
             if not isinstance(value, float | int | str | bool | None):
                 raise TypeError(
                     f"setting {key!r} of method {self.name!r} is a {type(value).__name__}; settings name a run, so "
@@ -82,4 +86,4 @@ class Method:
     def as_data(self) -> dict[str, Any]:
         """Name, settings and plain fields, ready for JSON."""
         return {"name": self.name, "settings": dict(self.settings), "mode": self.mode, "rate": self.rate,
-                "joint": self.joint, "curve": list(self.curve)}
+                "joint": self.joint}

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from forgetting import tasks
 from forgetting.protocol.method import Method
-
-if TYPE_CHECKING:
-    from forgetting.tasks import TaskSequence
+from forgetting.tasks import TaskSequence
+from forgetting.tasks.unknown import nearest
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 FORMAT = 1  # of stored runs; raise it whenever the same recipe would give other figures or another file
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The text of an error about a name that does not exist, with the nearest one that does."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}: {hint}known are {', '.join(known) or 'none'}"
-
-
 def derive(seed: int, *parts: object) -> int:
     """A generator's seed that depends on the run's seed and on what it is for, and on nothing else."""
     text = "/".join(map(str, (seed, *parts)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | str) -> Iterator[None]:
+    """torch's global generators, of the CPU and of that device, seeded inside and as they were outside."""
+    device = torch.device(device)
+    gpus = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs that nobody saved
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
 
 
 def hashed(data: Any) -> str:
@@ -99,7 +104,14 @@ class Recipe:
         for kind, value, known in (("optimizer", self.optimizer, OPTIMIZERS), ("dtype", self.dtype, DTYPES),
                                    ("norm_statistics", self.norm_statistics, ("still", "moving", None))):
             if value not in known:
-                raise ValueError(unknown(kind, str(value), [str(name) for name in known if name is not None]))
+                raise ValueError(nearest(kind, str(value), [str(name) for name in known]))
+        if isinstance(self.sequence, str):
+            scenario = self.scenario or tasks.describe(self.sequence).scenario
+        else:
+            scenario = self.sequence.scenario
+            if self.scenario not in (None, scenario):
+                raise ValueError(f"scenario={self.scenario!r}, but the given sequence is {scenario!r}-incremental")
+        object.__setattr__(self, "scenario", scenario)
         for kind, lowest in (("epochs", 1), ("batch", 1), ("every", 1), ("pretraining_epochs", 0)):
             value = getattr(self, kind)
             if not isinstance(value, int) or value < lowest:
@@ -112,24 +124,15 @@ class Recipe:
 
     def sequence_of(self, seed: int) -> TaskSequence:
         """The task sequence of one seed."""
-        from forgetting import tasks
-
         if isinstance(self.sequence, str):
             return tasks.sequence(self.sequence, scenario=self.scenario, seed=seed)
-        if self.scenario not in (None, self.sequence.scenario):
-            raise ValueError(f"scenario={self.scenario!r}, but the given sequence is {self.sequence.scenario!r}")
         return self.sequence
 
     def model_of(self, sequence: TaskSequence, seed: int) -> nn.Module:
         """The initial model of one seed, the same for every method; the global generators are left as found."""
-        from forgetting import tasks
-
-        with torch.random.fork_rng():
-            torch.manual_seed(derive(seed, "network"))
-            if callable(self.network):
-                model = self.network(sequence)
-            else:
-                model = tasks.network(self.network, sequence)
+        with seeded(derive(seed, "network"), "cpu"):
+            make = self.network if callable(self.network) else functools.partial(tasks.network, self.network)
+            model = make(sequence)
         return model.to(self.device, DTYPES[self.dtype])
 
     def as_data(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Recipe:
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         data["method"] = self.method.as_data()
         if not isinstance(self.sequence, str):
-            data["sequence"], data["scenario"] = self.sequence.name, self.sequence.scenario
+            data["sequence"] = self.sequence.name
         if callable(self.network):
             data["network"] = getattr(self.network, "__qualname__", type(self.network).__qualname__)
         return data

@@ -1,0 +1,256 @@
+"""One run while it goes on: the model, what was measured so far, and how one task more is learned."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from forgetting.norms import still
+from forgetting.protocol.logbook import Logbook
+from forgetting.protocol.measure import (
+    Peak, clock, drift, placed, provenance, put_back, running_statistics, weights_fingerprint,
+)
+from forgetting.protocol.monitor import Monitor
+from forgetting.protocol.recipe import DTYPES, OPTIMIZERS, Recipe, derive, seeded
+from forgetting.protocol.result import Result, packed
+from forgetting.protocol.train import Lesson, train
+from forgetting.tasks import Examples
+
+
+class Learning:
+    """A recipe and a seed brought to life. Tasks are numbered from 1.
+
+    Args:
+        recipe: what is to be run.
+        seed: of the run.
+        observe: receives events.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int, observe: Callable[[dict[str, Any]], None]) -> None:
+        self.recipe, self.seed, self.observe = recipe, seed, observe
+        self.sequence = recipe.sequence_of(seed)
+        self.model = recipe.model_of(self.sequence, seed)
+        if not self.model.training:
+            self.model.train()  # a pretrained model comes in eval mode; single modules in eval mode stay so
+        self.fingerprint = self.sequence.fingerprint()
+        if callable(recipe.network):
+            self.fingerprint += weights_fingerprint(self.model)
+        self.key = recipe.key(seed, self.fingerprint)
+        self.regularizer = recipe.method.regularizer() if recipe.method.regularizer else None
+        self.learned = 0
+        self.pretraining: dict[str, Any] = {}
+        self.trained: list[dict[str, Any]] = []
+        self.figures: dict[str, Any] = {
+            "accuracy": [], "correct": [], "steps": [], "penalties": [], "curve": [],
+            "seconds_training": 0.0, "seconds_consolidation": 0.0, "peak_bytes": 0,
+        }
+
+    def begin(self) -> None:
+        """Take the model as given: row 0, and row 1 where the source is known already."""
+        self.given = copy.deepcopy(self.model.state_dict())
+        self.statistics = running_statistics(self.model)
+        self.exams = [dataclasses.replace(task, test=self._placed(task.test)) for task in self.sequence]
+        self._measure(0)
+        if self.sequence.pretrained:
+            self.learned = 1
+            self._measure(1)
+
+    def pretrain(self, key: str) -> None:
+        """Learn the source, alike for every method; ``key`` names what is learned."""
+        recipe = self.recipe
+        lesson = Lesson.of([self._placed(self.sequence[0].train)], [self.sequence.columns(0, 1)], self.sequence.classes)
+        optimizer = self._optimizer(self.model.parameters(), recipe.pretraining_rate)
+        monitor = Monitor(self.model, self.sequence.tasks[:1], every=recipe.every)
+        logbook = Logbook(monitor, {"task": 1, "name": self.sequence[0].name, "phase": "pretraining"}, None,
+                          f"of the pretraining with rate {recipe.pretraining_rate}: lower pretraining_rate",
+                          self.observe)
+        started = clock(recipe.device)
+        with seeded(derive(self.seed, "pretraining"), recipe.device):
+            train(self.model, lesson, optimizer, self._order(lesson, 1, recipe.pretraining_epochs), logbook)
+        logbook.close()
+        seconds = clock(recipe.device) - started - logbook.seconds
+        self.pretraining = {"seconds": seconds, "trained": [
+            {**self._trained(1, seconds), "method": "pretraining", "run": f"shared/{key}"}]}
+
+    def learn(self, number: int) -> None:
+        """Learn one task more and test on all."""
+        recipe, method = self.recipe, self.recipe.method
+        if method.joint and number > 1:
+            self.model.load_state_dict(self.given)
+        before = copy.deepcopy(self.model.state_dict()) if method.average or method.curve else {}
+        with seeded(derive(self.seed, "task", number), recipe.device), Peak(recipe.device) as peak:
+            consolidation = self._consolidate(number) if self.regularizer is not None and number > 1 else 0.0
+            training = self._train(number)
+        if number > 1 and method.curve is not None:
+            self._curve(number, before)
+        if number > 1 and method.average is not None:
+            method.average(self.model, before)
+        self.learned = number
+        self._measure(number)
+        if number == 1:
+            self.statistics = running_statistics(self.model)
+        self.figures["seconds_training"] += training
+        self.figures["seconds_consolidation"] += consolidation
+        self.figures["peak_bytes"] = max(self.figures["peak_bytes"], peak.bytes)
+        self.trained.append(self._trained(number, training + consolidation))
+        self.observe({"event": "task", **self._where(number), "accuracy": self.figures["accuracy"][-1],
+                      "seconds": training + consolidation})
+
+    def state(self) -> dict[str, Any]:
+        """All tensors that the next task builds on."""
+        state = None if self.regularizer is None else self.regularizer.state_dict()
+        return {"model": dict(self.model.state_dict()), "regularizer": state, "statistics": self.statistics}
+
+    def progress(self) -> dict[str, Any]:
+        """All figures so far, in plain data."""
+        return {"learned": self.learned, "trained": self.trained, "figures": self.figures}
+
+    def resume(self, progress: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`progress` and :meth:`state` were written."""
+        self.learned, self.trained = progress["learned"], progress["trained"]
+        self.figures = dict(progress["figures"])
+        self.model.load_state_dict(state["model"])
+        if self.regularizer is not None:
+            self.regularizer.load_state_dict(state["regularizer"])
+        self.statistics = state["statistics"]
+        self.observe({"event": "resume", **self._where(self.learned)})
+
+    def result(self) -> Result:
+        """The result, once all tasks were learned."""
+        about = provenance(self.recipe.device, self.seed, self.fingerprint)
+        if self.pretraining:
+            about["seconds_pretraining"] = self.pretraining["seconds"]
+        return Result.from_data({
+            **self.figures, "recipe": self.recipe.as_data(), "seed": self.seed, "key": self.key,
+            "tasks": [task.name for task in self.sequence], "pretrained": self.sequence.pretrained,
+            "drift": drift(self.model, self.given), "restored": self._restored(), "provenance": about,
+        })
+
+    def _consolidate(self, number: int) -> float:
+        """Let the regularizer absorb the task before; the seconds that took."""
+        started = clock(self.recipe.device)
+        data = self._placed(self.sequence[number - 2].train).batches(self.recipe.batch)
+        self.regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
+        seconds = clock(self.recipe.device) - started
+        self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})
+        return seconds
+
+    def _train(self, number: int) -> float:
+        """Train on one task; the seconds that took, without those of measuring."""
+        recipe, method = self.recipe, self.recipe.method
+        lesson = self._lesson(number)
+        columns = [self.sequence.columns(task, number) for task in range(number)]
+        monitor = Monitor(self.model, self.exams[:number], every=recipe.every, columns=columns)
+        penalised = self.regularizer if number > 1 else None
+        steps = lesson.steps(recipe.batch, recipe.epochs)
+        logbook = Logbook(monitor, {**self._where(number), "steps": steps}, penalised, self._advice(number), self.observe)
+        started = clock(recipe.device)
+        with contextlib.ExitStack() as undo:
+            optimizer, schedule = self._tools(number, lesson.inputs[: recipe.batch], steps, undo)
+            train(self.model, lesson, optimizer, self._order(lesson, number, recipe.epochs), logbook,
+                  regularizer=penalised if method.mode == "loss" else None, schedule=schedule)
+            logbook.close()
+        self.figures["steps"] += logbook.steps
+        self.figures["penalties"] += logbook.penalties
+        return clock(recipe.device) - started - logbook.seconds
+
+    def _tools(self, number: int, inputs: Tensor, steps: int,
+               undo: contextlib.ExitStack) -> tuple[Optimizer, LRScheduler | None]:
+        """Optimizer and schedule of a task, with all that the method holds fast until ``undo``.
+
+        The source is learned alike by all methods: their pieces act on the tasks after it. Only a regularizer listens
+        from the beginning.
+        """
+        recipe, method = self.recipe, self.recipe.method
+        parameters, rate, schedule = None, recipe.rate, None
+        if number > 1:
+            rate *= method.rate
+            norms = recipe.norm_statistics or ("still" if self.sequence.pretrained else "moving")
+            if norms == "still" and self.statistics:
+                undo.enter_context(still(self.model))
+            if method.prepare is not None:
+                undo.enter_context(method.prepare(self.model, self.sequence[number - 1], inputs))
+            if method.groups is not None:
+                parameters = method.groups(self.model, rate, inputs)
+        optimizer = self._optimizer(parameters or self.model.parameters(), rate)
+        if number > 1 and method.schedule is not None:
+            schedule = method.schedule(optimizer, steps)
+        if self.regularizer is not None:
+            undo.enter_context(self.regularizer.attach(self.model, optimizer, mode=method.mode))
+        return optimizer, schedule
+
+    def _optimizer(self, parameters: Any, rate: float) -> Optimizer:
+        """A new optimizer of the recipe's kind."""
+        recipe = self.recipe
+        momentum = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
+        groups = [group for group in parameters if isinstance(group, dict) or group.requires_grad]
+        return OPTIMIZERS[recipe.optimizer](groups, lr=rate, weight_decay=recipe.weight_decay, **momentum)
+
+    def _lesson(self, number: int) -> Lesson:
+        """What is trained on: the task, or for joint training all so far."""
+        tasks = range(number) if self.recipe.method.joint else [number - 1]
+        return Lesson.of([self._placed(self.sequence[task].train) for task in tasks],
+                         [self.sequence.columns(task, number) for task in tasks], self.sequence.classes)
+
+    def _order(self, lesson: Lesson, number: int, epochs: int) -> Any:
+        """The order of a task's examples: of the seed and the task, the same for every method."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
+        return lesson.order(self.recipe.batch, epochs, generator)
+
+    def _curve(self, number: int, before: Mapping[str, Tensor]) -> None:
+        """Test along the line from the model before a task to the model after it."""
+        for amount, model in self.recipe.method.curve(self.model, before):
+            accuracy = list(self._monitor(number, model).measure().values())
+            self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
+
+    def _measure(self, row: int) -> None:
+        """One row of R."""
+        right = self._monitor(row, self.model).correct()
+        self.figures["accuracy"].append([float(flags.double().mean()) for flags in right])
+        self.figures["correct"].append([packed(flags.numpy()) for flags in right])
+
+    def _restored(self) -> float | None:
+        """Source accuracy with the running statistics of when the source had been learned."""
+        if not self.statistics:
+            return None
+        now = running_statistics(self.model)
+        put_back(self.model, self.statistics)
+        right = self._monitor(self.learned, self.model).correct()[0]
+        put_back(self.model, now)
+        return float(right.double().mean())
+
+    def _monitor(self, learned: int, model: torch.nn.Module) -> Monitor:
+        """A monitor of all tasks' tests once ``learned`` tasks were learned."""
+        columns = [self.sequence.columns(task, learned) for task in range(len(self.sequence))]
+        return Monitor(model, self.exams, every=1, columns=columns)
+
+    def _placed(self, examples: Examples) -> Examples:
+        return placed(examples, self.recipe.device, DTYPES[self.recipe.dtype])
+
+    def _where(self, number: int) -> dict[str, Any]:
+        return {"task": number, "name": self.sequence[number - 1].name, "tasks": len(self.sequence),
+                "method": self.recipe.method.name, "seed": self.seed}
+
+    def _trained(self, number: int, seconds: float) -> dict[str, Any]:
+        """The journal's line about a training that is finished."""
+        return {"run": self.key, **self._where(number), "sequence": self.sequence.name, "seconds": round(seconds, 6),
+                "finished": datetime.datetime.now(datetime.timezone.utc).isoformat()}
+
+    def _advice(self, number: int) -> str:
+        """The end of an error about numbers that are not finite."""
+        method, rate = self.recipe.method, self.recipe.rate * (self.recipe.method.rate if number > 1 else 1)
+        strength = f" with strength {method.settings['strength']}" if "strength" in method.settings else ""
+        remedy = "lower the rate"
+        if self.regularizer is not None and method.mode != "proximal":
+            remedy += " or the strength, or choose mode='proximal', which is stable at any strength"
+        return (f"of task {number} ({self.sequence[number - 1].name}), method {method.name!r}{strength}, rate {rate}: "
+                f"{remedy}. Tasks that were finished before stay in the store")

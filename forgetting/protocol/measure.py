@@ -1,0 +1,117 @@
+"""What is measured of a model and of a machine around the training of a task."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from torch import Tensor, nn
+
+from forgetting.parameters import named
+from forgetting.tasks import Examples
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def placed(examples: Examples, device: torch.device | str, dtype: torch.dtype) -> Examples:
+    """Examples as a model takes them: views applied, floats in that dtype, on that device."""
+    inputs = examples.inputs
+    if inputs.is_floating_point():
+        inputs = inputs.to(dtype)
+    return Examples(inputs, examples.targets).to(device)
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the running statistics of a model's norm layers, by buffer name."""
+    return {name: buffer.clone() for name, buffer in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS}
+
+
+def put_back(model: nn.Module, statistics: Mapping[str, Tensor]) -> None:
+    """Overwrite running statistics with earlier ones."""
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, value in statistics.items():
+            buffers[name].copy_(value)
+
+
+def drift(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, float]:
+    """Parameter name -> ‖θ − θ₀‖ / ‖θ₀‖, or ‖θ − θ₀‖ where θ₀ = 0."""
+    found = {}
+    for name, parameter in named(model, trainable=False).items():
+        before = given[name].double()
+        distance, size = float((parameter.detach().double() - before).norm()), float(before.norm())
+        found[name] = distance / size if size else distance
+    return found
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """16 hexadecimal digits over a model's architecture, weights and buffers."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds, once the device has done what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class Peak:
+    """Inside a ``with`` block: the peak of allocated GPU memory, or the growth of the process's resident set."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.bytes = 0
+
+    def __enter__(self) -> Peak:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._start = largest_resident_set()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        on_gpu = self.device.type == "cuda"
+        self.bytes = (torch.cuda.max_memory_allocated(self.device) if on_gpu
+                      else largest_resident_set() - self._start)
+
+
+def largest_resident_set() -> int:
+    """Bytes of memory the process held when it held most; 0 on systems that do not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def provenance(device: torch.device | str, seed: int, fingerprint: str) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    try:
+        version = importlib.metadata.version("forgetting")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "versions": {"forgetting": version, "torch": torch.__version__, "numpy": np.__version__,
+                     "scipy": scipy.__version__, "python": platform.python_version()},
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "seed": seed,
+        "data": fingerprint,
+        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+    }

@@ -1,0 +1,102 @@
+"""Learn tasks in order and test on all of them after each: the protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from forgetting.protocol.learning import Learning
+from forgetting.protocol.recipe import Recipe
+from forgetting.protocol.result import Result
+from forgetting.protocol.store import Store
+
+
+def run(
+    recipe: Recipe,
+    seed: int = 0,
+    *,
+    store: Store | str | os.PathLike[str] | None = None,
+    observe: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
+    """Run a recipe with one seed: learn its tasks in order, test on all of them after each.
+
+    R[j, i] = accuracy on task i's test split once tasks 1…j were learned; row 0 is the model as given. In a pretrained
+    sequence task 1, the source, is learned before, in a phase that is the same for every method; otherwise it is
+    learned from scratch. Before each later task the method's regularizer consolidates the task before, so that it acts
+    from the first step on. Same seed: the same initial weights and the same order of examples for every method; torch's
+    global generators are left as found.
+
+    Joint training starts each task from the model as given, on the union of the tasks so far, each example scored
+    in its own task's columns.
+
+    Args:
+        recipe: what to run.
+        seed: of weights, data order and what the sequence draws.
+        store: a directory (or a :class:`Store`): a finished run is read from it, an interrupted one goes on after
+            its last finished task and ends as if nothing had happened, the pretraining is done once a seed.
+        observe: is called with a dict at every event: ``"start"``, ``"step"`` (a measurement inside a task),
+            ``"consolidation"``, ``"task"``, ``"resume"``, ``"result"`` under the key ``"event"``.
+
+    Returns:
+        The result; the model itself is not kept.
+
+    Raises:
+        ValueError: where the loss is not finite (with the step, the task and what to lower), where the store is of
+            another version, or for anything in the recipe that does not fit.
+
+    **Cost**: epochs over each task's training data, one pass over all test splits a task, one over those of the
+    tasks so far every ``recipe.every`` steps.
+    **Reference**: Lopez-Paz & Ranzato 2017, section 3, for R; van de Ven, Tuytelaars & Tolias 2022 for the scenarios.
+    **Differs**: row 0.
+
+    Example:
+        >>> from forgetting.protocol import Method
+        >>> result = run(Recipe("digits-transfer", Method("plain"), epochs=1, pretraining_epochs=1))
+        >>> result.accuracy.shape
+        (3, 2)
+    """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"run takes a Recipe, not a {type(recipe).__name__}")
+    observe = observe or (lambda event: None)
+    shelf = Store(store) if store is not None and not isinstance(store, Store) else store
+    learning = Learning(recipe, seed, observe)
+    about = {"method": recipe.method.name, "sequence": learning.sequence.name, "seed": seed, "key": learning.key}
+    result = shelf.result(learning.key) if shelf else None
+    observe({"event": "start", **about, "recipe": recipe.as_data(), "tasks": [task.name for task in learning.sequence],
+             "finished": result is not None})
+    if result is None:
+        result = _learn(learning, shelf)
+    observe({"event": "result", **about, "result": result})
+    return result
+
+
+def _learn(learning: Learning, store: Store | None) -> Result:
+    """Pretrain, or take the pretraining from the store; learn the tasks that the store does not know; keep all."""
+    if learning.sequence.pretrained and learning.recipe.pretraining_epochs:
+        _pretrain(learning, store)
+    learning.begin()
+    saved = store.progress(learning.key, learning.recipe.device) if store else None
+    if saved:
+        learning.resume(*saved)
+    for number in range(learning.learned + 1, len(learning.sequence) + 1):
+        learning.learn(number)
+        if store:
+            store.save_progress(learning.key, learning.progress(), learning.state())
+    result = learning.result()
+    if store:
+        store.save_result(result)
+    return result
+
+
+def _pretrain(learning: Learning, store: Store | None) -> None:
+    """The model that knows the source, computed once a store and seed."""
+    key = learning.recipe.pretraining_key(learning.seed, learning.fingerprint)
+    found = store.shared(key, learning.recipe.device) if store else None
+    if found:
+        learning.pretraining, state = found
+        learning.model.load_state_dict(state)
+        return
+    learning.pretrain(key)
+    if store:
+        store.save_shared(key, learning.pretraining, dict(learning.model.state_dict()))
