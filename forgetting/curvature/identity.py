@@ -73,7 +73,7 @@ class Identity(Curvature):
     def diagonal(self) -> Parameters:
         return {name: torch.tensor(scale) for name, scale in self._scales.items()}
 
-    def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Identity:  # noqa: ARG002
+    def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Identity:
         return self
 
     def restricted(self, names: Collection[str]) -> Identity:
