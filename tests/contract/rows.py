@@ -1,0 +1,105 @@
+"""Every regularizer of the package, found by walking it, and the one table of what a row is exempt from."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+from torch import nn
+
+import forgetting.regularizers
+from forgetting.regularizers import EWC, L2SP, Regularizer
+
+STRENGTH = 3.0
+
+# Settings that change what a class promises get a row of their own: name -> a maker from strength.
+VARIANTS = {
+    "EWC separate": lambda strength: EWC(strength, anchors="separate"),
+    "EWC decayed": lambda strength: EWC(strength, decay=0.5),
+    "EWC sampled": lambda strength: EWC(strength, labels="sampled"),
+    "EWC empirical": lambda strength: EWC(strength, labels="empirical"),
+    "EWC batched": lambda strength: EWC(strength, labels="batched"),
+    "L2SP with groups": lambda strength: L2SP(strength, groups={"0.*": 0.25}),
+    "L2SP with a head": lambda strength: L2SP(strength, head=0.5, parameters="[02].*"),
+}
+
+# (row, property) -> why the property cannot hold.
+EXEMPT = {
+    ("EWC separate", "anchored"): "a sum of penalties around separate anchors is not 0 at the latest one",
+    ("EWC batched", "batches"): "the square of a batch-mean gradient depends on it; it is there to reproduce others",
+    ("EWC sampled", "order"): "one draw an example, taken in order: another order draws other labels",
+    ("L2SP with a head", "anchored"): "a head without an anchor is pulled to zero",
+}
+
+
+def found_classes():
+    """Every concrete regularizer that some module of the package defines."""
+    classes = set()
+    for module in pkgutil.walk_packages(forgetting.regularizers.__path__, "forgetting.regularizers."):
+        for _, value in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if issubclass(value, Regularizer) and not inspect.isabstract(value):
+                classes.add(value)
+    return sorted(classes, key=lambda found: found.__name__)
+
+
+ROWS = {found.__name__: found for found in found_classes()} | VARIANTS
+
+
+def holding(promise, *, needs=None):
+    """Parametrize a test over the rows for which a property holds; ``needs``: only where the class declares it."""
+    names = [
+        name for name, make in ROWS.items()
+        if (name, promise) not in EXEMPT and (needs is None or needs in make(1.0).properties)
+    ]
+    return pytest.mark.parametrize("row", names)
+
+
+def make(row, strength=STRENGTH):
+    """The row's regularizer."""
+    return ROWS[row](strength)
+
+
+def network(dtype=torch.float64):
+    """A small classifier with a norm in eval mode, dropout, one frozen bias and one weight that no loss reaches."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+    model[1].running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    model[2].unused = nn.Parameter(torch.ones(2))
+    return model.to(dtype)
+
+
+def examples(count=21, seed=2, dtype=torch.float64):
+    """Inputs and class labels."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 5, generator=generator, dtype=dtype), torch.randint(3, (count,), generator=generator)
+
+
+def batches(size=7, seed=2, order=None, dtype=torch.float64):
+    """The examples in batches of one size."""
+    inputs, targets = examples(seed=seed, dtype=dtype)
+    if order is not None:
+        inputs, targets = inputs[order], targets[order]
+    return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+
+def wander(model, seed=3, distance=0.1):
+    """Move every trainable weight, by the same seed to the same place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                step = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(distance * step.to(parameter.dtype))
+
+
+def learned(row, model, *, strength=STRENGTH, tasks=2, dtype=torch.float64):
+    """The row's regularizer after it consolidated some tasks, between which the model moved."""
+    regularizer = make(row, strength)
+    for task in range(tasks):
+        wander(model, seed=10 + task)
+        regularizer.consolidate(model, batches(seed=20 + task, dtype=dtype))
+    return regularizer
