@@ -28,6 +28,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = ["Cost", "Reference", "Differs"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "forgetting"

@@ -76,7 +76,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_commands_exist(page, command, monkeypatch):
+def test_commands_exist(page, command, tmp_path, monkeypatch):
     program, *words = shlex.split(command)
     if program == "make":
         targets = [word for word in words if "=" not in word]
@@ -86,8 +86,9 @@ def test_commands_exist(page, command, monkeypatch):
     from forgetting import methods, tasks
     from forgetting.cli import main
 
-    monkeypatch.chdir(ROOT)
-    (ROOT / "demo").mkdir(exist_ok=True) if words[0] == "report" else None
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "report":
+        (tmp_path / words[1]).mkdir()
     command = main.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     if words[0] == "run":
