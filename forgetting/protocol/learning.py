@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import datetime
+import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +17,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from forgetting.norms import still
 from forgetting.protocol.logbook import Logbook
 from forgetting.protocol.measure import (
-    Peak, clock, drift, placed, provenance, put_back, running_statistics, weights_fingerprint,
+    Peak,
+    clock,
+    drift,
+    placed,
+    provenance,
+    put_back,
+    running_statistics,
+    weights_fingerprint,
 )
 from forgetting.protocol.monitor import Monitor
 from forgetting.protocol.recipe import DTYPES, OPTIMIZERS, Recipe, derive, seeded
 from forgetting.protocol.result import Result, packed
 from forgetting.protocol.train import Lesson, train
+from forgetting.regularizers import Regularizer
 from forgetting.tasks import Examples
 
 
@@ -88,10 +96,12 @@ class Learning:
             self.model.load_state_dict(self.given)
         before = copy.deepcopy(self.model.state_dict()) if method.average or method.curve else {}
         with seeded(derive(self.seed, "task", number), recipe.device), Peak(recipe.device) as peak:
-            consolidation = self._consolidate(number) if self.regularizer is not None and number > 1 else 0.0
+            consolidation = self._consolidate(number, self.regularizer) if self.regularizer and number > 1 else 0.0
             training = self._train(number)
         if number > 1 and method.curve is not None:
-            self._curve(number, before)
+            for amount, model in method.curve(self.model, before):
+                accuracy = list(self._monitor(number, model).measure().values())
+                self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
         if number > 1 and method.average is not None:
             method.average(self.model, before)
         self.learned = number
@@ -135,11 +145,11 @@ class Learning:
             "drift": drift(self.model, self.given), "restored": self._restored(), "provenance": about,
         })
 
-    def _consolidate(self, number: int) -> float:
+    def _consolidate(self, number: int, regularizer: Regularizer) -> float:
         """Let the regularizer absorb the task before; the seconds that took."""
         started = clock(self.recipe.device)
         data = self._placed(self.sequence[number - 2].train).batches(self.recipe.batch)
-        self.regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
+        regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
         seconds = clock(self.recipe.device) - started
         self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})
         return seconds
@@ -152,7 +162,8 @@ class Learning:
         monitor = Monitor(self.model, self.exams[:number], every=recipe.every, columns=columns)
         penalised = self.regularizer if number > 1 else None
         steps = lesson.steps(recipe.batch, recipe.epochs)
-        logbook = Logbook(monitor, {**self._where(number), "steps": steps}, penalised, self._advice(number), self.observe)
+        where = {**self._where(number), "steps": steps}
+        logbook = Logbook(monitor, where, penalised, self._advice(number), self.observe)
         started = clock(recipe.device)
         with contextlib.ExitStack() as undo:
             optimizer, schedule = self._tools(number, lesson.inputs[: recipe.batch], steps, undo)
@@ -206,12 +217,6 @@ class Learning:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
         return lesson.order(self.recipe.batch, epochs, generator)
 
-    def _curve(self, number: int, before: Mapping[str, Tensor]) -> None:
-        """Test along the line from the model before a task to the model after it."""
-        for amount, model in self.recipe.method.curve(self.model, before):
-            accuracy = list(self._monitor(number, model).measure().values())
-            self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
-
     def _measure(self, row: int) -> None:
         """One row of R."""
         right = self._monitor(row, self.model).correct()
@@ -243,7 +248,7 @@ class Learning:
     def _trained(self, number: int, seconds: float) -> dict[str, Any]:
         """The journal's line about a training that is finished."""
         return {"run": self.key, **self._where(number), "sequence": self.sequence.name, "seconds": round(seconds, 6),
-                "finished": datetime.datetime.now(datetime.timezone.utc).isoformat()}
+                "finished": dt.datetime.now(dt.timezone.utc).isoformat()}
 
     def _advice(self, number: int) -> str:
         """The end of an error about numbers that are not finite."""

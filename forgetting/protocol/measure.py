@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import importlib.metadata
 import platform
@@ -113,5 +113,5 @@ def provenance(device: torch.device | str, seed: int, fingerprint: str) -> dict[
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
         "seed": seed,
         "data": fingerprint,
-        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "finished": dt.datetime.now(dt.timezone.utc).isoformat(),
     }

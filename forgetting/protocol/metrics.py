@@ -129,7 +129,9 @@ def retention(R: Array) -> float:
 
 
 def adaptation(R: Array, R_finetune: Array) -> float:
-    """How well later tasks are learned, as a share of plain fine-tuning's: 1/(N − 1) Σ_{j>1} R[j, j] / R_finetune[j, j].
+    """How well later tasks are learned, as a share of plain fine-tuning's.
+
+    1/(N − 1) Σ_{j>1} R[j, j] / R_finetune[j, j].
 
     Args:
         R: of the method.

@@ -26,8 +26,8 @@ def correctness(model: nn.Module, examples: Examples, columns: Sequence[int]) ->
         for inputs, targets in examples.batches(_BATCH):
             logits = logits_of(model(inputs.to(device)))
             if logits.ndim != 2 or logits.shape[1] <= max(columns):
-                raise ValueError(f"the model gives outputs of shape {tuple(logits.shape)}, expected [examples, classes] "
-                                 f"with the columns {tuple(columns)}")
+                raise ValueError(f"the model gives outputs of shape {tuple(logits.shape)}, expected [examples, "
+                                 f"classes] with the columns {tuple(columns)}")
             best = logits.index_select(1, own).argmax(dim=1)
             right.append(own[best] == targets.to(device))
     return torch.cat(right).cpu()

@@ -58,7 +58,7 @@ def run(
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"run takes a Recipe, not a {type(recipe).__name__}")
-    observe = observe or (lambda event: None)
+    observe = observe or (lambda _: None)
     shelf = Store(store) if store is not None and not isinstance(store, Store) else store
     learning = Learning(recipe, seed, observe)
     about = {"method": recipe.method.name, "sequence": learning.sequence.name, "seed": seed, "key": learning.key}

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +49,9 @@ class Store:
     **Cost**: the weights, the regularizer's state and the figures are written once a task.
 
     Example:
-        >>> Store(tempfile.mkdtemp()).results()
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     Store(directory).results()
         []
     """
 
@@ -131,7 +132,7 @@ class Store:
             if entry not in known:
                 path = self.path / "journal.jsonl"
                 cut_off = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-                with open(path, "ab", buffering=0) as file:
+                with path.open("ab", buffering=0) as file:
                     file.write(("\n" * bool(cut_off) + json.dumps(entry) + "\n").encode())
                     os.fsync(file.fileno())
 
@@ -184,7 +185,7 @@ def _result(path: Path) -> Result:
 def _put_aside(path: Path, error: DamagedFile, consequence: str) -> None:
     """Keep a damaged file under another name, and say so."""
     aside = path.with_name(path.name + ".damaged")
-    os.replace(path, aside)
+    path.replace(aside)
     warnings.warn(f"{error}: {consequence}; {path.name} was moved to {aside.name}", UserWarning, stacklevel=4)
 
 
@@ -215,13 +216,13 @@ def _digest(data: Any) -> str:
 def _write(path: Path, content: bytes) -> None:
     """A whole file or none: written beside its place, flushed to the disk, moved."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(descriptor, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -65,7 +65,7 @@ class Lesson:
 
     def loss(self, logits: Tensor, chosen: Tensor) -> Tensor:
         """Mean cross entropy of the chosen examples, each over its own columns."""
-        if self.owner is not None:
+        if self.owner is not None and self.allowed is not None:
             logits = logits.masked_fill(~self.allowed[self.owner[chosen]], float("-inf"))
         elif self.columns is not None:
             logits = logits.index_select(1, self.columns)
