@@ -85,7 +85,8 @@ class Examples:
         return len(self._targets)
 
     def __repr__(self) -> str:
-        return f"Examples({len(self)} of shape {self.input_shape}, {len(set(self._targets.tolist()))} classes)"
+        classes = int(torch.bincount(self._targets).count_nonzero())
+        return f"Examples({len(self)} of shape {self.input_shape}, {classes} classes)"
 
     @property
     def inputs(self) -> Tensor:
@@ -157,7 +158,15 @@ class Examples:
         return self._made(tuple(blocks) or (self._blocks[0].subset(chosen),), rows, self._targets[chosen])
 
     def viewed(self, view: View) -> Examples:
-        """The same examples, seen through one more view; the stored inputs are shared."""
+        """The same examples, seen through one more view; the stored inputs are shared.
+
+        Raises:
+            ValueError: where the view does not fit the inputs.
+        """
+        if len(self):
+            sample = self._cut(torch.zeros(1, dtype=torch.int64, device=self.device))
+            if view(sample).shape != sample.shape:
+                raise ValueError(f"a view keeps the inputs' shape {self.input_shape}; this one does not: {view!r}")
         return self._made(tuple(block.viewed(view) for block in self._blocks), self._rows, self._targets)
 
     def relabelled(self, columns: Tensor) -> Examples:

@@ -39,7 +39,7 @@ def hold_out(targets: Tensor, share: float, random: np.random.RandomState) -> tu
     if not 0 < share < 1:
         raise ValueError(f"the share that is held out lies between 0 and 1, not {share}")
     held = torch.zeros(len(targets), dtype=torch.bool)
-    for label in sorted(set(targets.tolist())):
+    for label in torch.bincount(targets).nonzero().flatten().tolist():
         places = (targets == label).nonzero().flatten().cpu()
         held[places[torch.from_numpy(random.permutation(len(places)))][: round(share * len(places))]] = True
     if held.all() or not held.any():

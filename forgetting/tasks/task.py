@@ -60,7 +60,7 @@ class Task:
             examples = getattr(self, part)
             if not len(examples):
                 raise ValueError(f"task {self.name!r} has no {part} examples; every part needs some")
-            strangers = sorted(set(examples.targets.tolist()) - set(self.outputs))
+            strangers = sorted(set(torch.bincount(examples.targets).nonzero().flatten().tolist()) - set(self.outputs))
             if strangers:
                 raise ValueError(
                     f"task {self.name!r}: the {part} targets {strangers[:8]} are none of its outputs {self.outputs}; "

@@ -1,0 +1,87 @@
+"""Views: permutations are bijections, rotations turn the way they say."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forgetting.tasks import Permutation, Rotation
+
+
+def images(count=3, channels=2, height=5, width=5):
+    return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@given(st.permutations(range(16)))
+def test_a_permutation_loses_nothing_and_can_be_undone(order):
+    order = torch.tensor(order)
+    inputs = images(height=4, width=4)
+    seen = Permutation(order)(inputs)
+    assert torch.equal(Permutation(order.argsort())(seen), inputs)
+    assert torch.equal(seen[1, 1].flatten(), inputs[1, 1].flatten()[order])
+
+
+def test_a_permutation_takes_features_and_images_without_channels():
+    order = torch.tensor([3, 2, 1, 0])
+    inputs = torch.arange(8.0).view(2, 4)
+    assert torch.equal(Permutation(order)(inputs), inputs.flip(1))
+    assert torch.equal(Permutation(order)(inputs.view(2, 2, 2)), inputs.flip(1).view(2, 2, 2))
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3]])
+def test_what_is_no_permutation_is_refused(order):
+    with pytest.raises(ValueError, match="no permutation"):
+        Permutation(torch.tensor(order))
+
+
+def test_an_order_of_the_wrong_kind_is_refused():
+    with pytest.raises(ValueError, match="a row of int64"):
+        Permutation(torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="one of 4 pixels, the inputs have 25"):
+        Permutation(torch.arange(4))(images())
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1, 2, 3, 4])
+def test_quarter_turns_are_exact_and_equal_the_limit_of_the_bilinear_ones(turns):
+    inputs = images()
+    assert torch.equal(Rotation(90 * turns)(inputs), torch.rot90(inputs, turns, (-2, -1)))
+    torch.testing.assert_close(Rotation(90 * turns + 1e-4)(inputs), Rotation(90 * turns)(inputs), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (9, 15), (21, 14)])
+def test_a_rotation_turns_counter_clockwise_by_its_angle_whatever_the_shape(height, width):
+    inputs = torch.zeros(1, 1, height, width)
+    row, column = (height - 1) / 2, (width - 1) / 2
+    for dx, dy in ((3.0, 0.0), (0.0, 3.0)):
+        inputs.zero_()
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        inputs[0, 0] = torch.exp(-((rows - row + dy) ** 2 + (columns - column - dx) ** 2) / 2)
+        seen = Rotation(30)(inputs)[0, 0]
+        mass = seen.sum()
+        x = float((seen * columns).sum() / mass) - column
+        y = row - float((seen * rows).sum() / mass)
+        angle = math.radians(30)
+        wanted = (dx * math.cos(angle) - dy * math.sin(angle), dx * math.sin(angle) + dy * math.cos(angle))
+        assert (x, y) == pytest.approx(wanted, abs=0.15)
+
+
+def test_an_image_is_turned_alone_whatever_batch_it_is_in():
+    inputs = images(count=9)
+    turned = Rotation(37)(inputs)
+    torch.testing.assert_close(torch.cat([Rotation(37)(image[None]) for image in inputs]), turned, atol=1e-6, rtol=0)
+
+
+def test_rotations_of_what_is_no_image_are_refused():
+    with pytest.raises(ValueError, match=r"images \[n, channels, height, width\], not inputs of shape \(3, 4\)"):
+        Rotation(90)(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="finite angle"):
+        Rotation(float("nan"))
+
+
+def test_views_leave_what_comes_as_it_is():
+    inputs = images()
+    for view in (Rotation(0), Rotation(90), Rotation(20), Permutation(torch.arange(25).flip(0))):
+        view(inputs).zero_()
+    assert torch.equal(inputs, images())
