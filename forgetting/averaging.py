@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from forgetting.parameters import canonical
 
+__all__ = ["interpolate", "wise_ft"]
+
 Buffers = Literal["interpolate", "before", "after"]
 
 CURVE = tuple(step / 10 for step in range(11))

@@ -26,6 +26,8 @@ from forgetting.regularizers import EWC, L2SP, Regularizer
 from forgetting.tasks import Task
 from forgetting.tasks.unknown import nearest
 
+__all__ = ["describe", "get", "load", "names", "suggested"]
+
 Setting = float | int | str | bool | None
 
 
@@ -51,23 +53,23 @@ def l2sp(*, strength: float = 0.1, mode: str = "loss") -> Method:
     return _regularized("l2sp", L2SP, {"strength": strength}, mode)
 
 
-def freeze(*, depth: int = 1) -> Method:
+def freeze(*, depth: int = 1, rate: float = 1.0) -> Method:
     """The first layers stay as they are."""
 
     def prepare(model: nn.Module, _: Task, inputs: Tensor) -> Handle:
         return frozen(model, depth=depth, inputs=inputs)
 
-    return Method("freeze", {"depth": depth}, prepare=prepare)
+    return Method("freeze", {"depth": depth, "rate": rate}, prepare=prepare, rate=rate)
 
 
-def linear_probe() -> Method:
+def linear_probe(*, rate: float = 1.0) -> Method:
     """Only the last layer learns."""
 
     def prepare(model: nn.Module, _: Task, inputs: Tensor) -> Handle:
         last = used_and_unused(model, inputs)[0][-1]
         return frozen(model, keep=lambda name: name in last)
 
-    return Method("linear-probe", prepare=prepare)
+    return Method("linear-probe", {"rate": rate}, prepare=prepare, rate=rate)
 
 
 def layerwise_decay(*, decay: float = 0.5) -> Method:
@@ -88,9 +90,9 @@ def wise_fine_tuning(*, amount: float = 0.5) -> Method:
     return Method("wise-ft", {"amount": amount}, average=average, curve=wise_ft)
 
 
-def joint() -> Method:
+def joint(*, rate: float = 1.0) -> Method:
     """Training on all tasks so far, old data included: the ceiling."""
-    return Method("joint", joint=True)
+    return Method("joint", {"rate": rate}, joint=True, rate=rate)
 
 
 _METHODS: dict[str, Callable[..., Method]] = {
@@ -111,6 +113,9 @@ def names() -> tuple[str, ...]:
 
 def describe(name: str) -> str:
     """What a method does, in one line.
+
+    Args:
+        name: one of :func:`names`.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one.
@@ -152,6 +157,9 @@ def suggested(sequence: str) -> dict[str, Any]:
 
     ``forgetting/chosen.json`` holds a mapping from a sequence's name to ``provenance`` (how and with what it was
     chosen), ``recipe`` (fields of :class:`~forgetting.protocol.Recipe`) and ``methods`` (name -> settings).
+
+    Args:
+        sequence: its name.
 
     Returns:
         These three; empty ones for a sequence for which nothing was chosen.
@@ -257,7 +265,7 @@ def _module(name: str) -> types.ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise ModuleNotFoundError(f"there is no module {error.name!r} to import: install it, put its folder on "
-                                      "PYTHONPATH, or name its file instead (file.py:Class)", name=error.name) from error
+                                      "PYTHONPATH, or name its file (file.py:Class)", name=error.name) from error
         raise
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from forgetting.parameters import Handle
 
+__all__ = ["still"]
+
 # Kept on the layer, so that they travel with copies of it.
 _HOLDERS, _MODE = "_still_holders", "_still_mode"
 

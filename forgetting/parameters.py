@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+__all__ = ["Handle", "Parameters", "Selection", "evaluating", "named", "select", "snapshot"]
+
 Parameters = dict[str, Tensor]
 Selection = str | Iterable[str] | Callable[[str], bool] | None
 
@@ -86,12 +88,28 @@ def named(model: nn.Module, selection: Selection = None, *, trainable: bool = Tr
 
 
 def snapshot(parameters: Mapping[str, Tensor]) -> Parameters:
-    """Detached copies that share no memory with the live weights (fault F11: an aliasing anchor never pulls)."""
+    """Detached copies that share no memory with the live weights (fault F11: an aliasing anchor never pulls).
+
+    Args:
+        parameters: name -> tensor.
+
+    **Cost**: one copy of them.
+
+    Example:
+        >>> live = {"w": torch.zeros(1)}
+        >>> before = snapshot(live)
+        >>> _ = live["w"].add_(1)
+        >>> before
+        {'w': tensor([0.])}
+    """
     return {name: tensor.detach().clone() for name, tensor in parameters.items()}
 
 
 class Handle:
     """Undoes what a call did to a model or an optimizer: by ``remove()``, or at the end of a ``with`` block.
+
+    Args:
+        undo: what there is to do, once.
 
     Example:
         >>> log = []
@@ -124,7 +142,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     What is put back: every module's own train/eval flag (fault F7: ``model.train()`` would re-enable a norm layer
     that its owner had frozen), ``requires_grad``, ``.grad``, buffers, and the state of the random generators.
 
+    Args:
+        model: any module.
+
     **Cost**: one copy of the buffers.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
     """
     modes = {module: module.training for module in model.modules()}
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]

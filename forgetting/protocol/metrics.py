@@ -9,6 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
+__all__ = [
+    "adaptation",
+    "average_accuracy",
+    "backward_transfer",
+    "forgetting",
+    "forward_transfer",
+    "intransigence",
+    "learning_accuracy",
+    "negative_flips",
+    "retention",
+]
+
 Array = np.ndarray
 
 
@@ -27,6 +39,9 @@ def _matrix(R: Array, tasks: int = 1) -> Array:
 def average_accuracy(R: Array) -> float:
     """The mean accuracy over all tasks at the end: ACC = 1/N Σ_i R[N, i].
 
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
+
     **Reference**: Lopez-Paz & Ranzato 2017, Gradient Episodic Memory, eq. 2. **Differs**: nothing.
 
     Example:
@@ -38,6 +53,9 @@ def average_accuracy(R: Array) -> float:
 
 def backward_transfer(R: Array) -> float:
     """What learning later tasks did to earlier ones: BWT = 1/(N − 1) Σ_{i<N} R[N, i] − R[i, i].
+
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
 
     **Reference**: Lopez-Paz & Ranzato 2017, eq. 3. **Differs**: nothing.
 
@@ -54,6 +72,9 @@ def forward_transfer(R: Array) -> float:
 
     b_i = R[0, i].
 
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
+
     **Reference**: Lopez-Paz & Ranzato 2017, eq. 4. **Differs**: b is the accuracy of a random initial model in the
     paper, of the model as given here; for a pretrained sequence that is the model that knows the source, so that
     its first target's term is 0.
@@ -69,6 +90,9 @@ def forward_transfer(R: Array) -> float:
 def forgetting(R: Array) -> float:
     """How far earlier tasks fell from their best: F = 1/(N − 1) Σ_{i<N} max_{1≤l<N} R[l, i] − R[N, i].
 
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
+
     **Reference**: Chaudhry et al. 2018, Riemannian Walk, eq. 3, at k = N. **Differs**: nothing (row 0 takes no part).
 
     Example:
@@ -81,6 +105,9 @@ def forgetting(R: Array) -> float:
 
 def learning_accuracy(R: Array) -> float:
     """The mean accuracy on each task right after it was learned: LA = 1/N Σ_i R[i, i].
+
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
 
     **Reference**: Riemer et al. 2019, Learning to Learn without Forgetting by Maximizing Transfer. **Differs**:
     nothing.
@@ -114,6 +141,9 @@ def intransigence(R: Array, R_joint: Array) -> float:
 
 def retention(R: Array) -> float:
     """The share of the source accuracy that is left at the end: R[N, 1] / R[1, 1].
+
+    Args:
+        R: the accuracy matrix, [N + 1, N]: row k after k tasks, row 0 the model as given.
 
     Raises:
         ValueError: where the source was never learned (accuracy 0).

@@ -8,11 +8,23 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+__all__ = ["Summary", "holm", "sign_flip", "summary", "wilcoxon"]
+
 EXACT = 16  # up to this many differences every sign pattern is tried: 65536 of them
 
 
 class Summary(NamedTuple):
-    """Mean, its standard error (None for one value) and the number of values."""
+    """What a table's cell shows.
+
+    Args:
+        mean: of the values.
+        sem: its standard error; None for one value.
+        n: how many values.
+
+    Example:
+        >>> Summary(0.5, None, 1).n
+        1
+    """
 
     mean: float
     sem: float | None

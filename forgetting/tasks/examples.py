@@ -206,7 +206,25 @@ class Examples:
 
 
 class Batches:
-    """What :meth:`Examples.batches` gives: an iterable of (inputs, targets), with a length."""
+    """What :meth:`Examples.batches` gives: an iterable of (inputs, targets), with a length.
+
+    Args:
+        examples: to be cut.
+        size: examples a batch, at least 1; the last may be shorter.
+        generator: draws the order; default: a fresh one with seed 0.
+        shuffle: a new order at each iteration.
+        drop_last: leave a shorter last batch out.
+
+    Raises:
+        ValueError: where there is nothing to cut, or a generator without ``shuffle``.
+
+    **Cost**: a batch at a time is taken from what is stored.
+
+    Example:
+        >>> examples = Examples(torch.zeros(5, 3), torch.arange(5))
+        >>> [targets.tolist() for _, targets in examples.batches(2)]
+        [[0, 1], [2, 3], [4]]
+    """
 
     def __init__(
         self, examples: Examples, size: int, *, generator: torch.Generator | None, shuffle: bool, drop_last: bool
@@ -241,6 +259,11 @@ class Batches:
 
 def join(*examples: Examples) -> Examples:
     """All of them in one, in their order; what is stored is shared, not copied, and each keeps its views.
+
+    Args:
+        examples: at least one set, of one input shape and on one device.
+
+    **Cost**: one copy of the targets.
 
     Raises:
         ValueError: where there are none, or their input shapes or devices differ.

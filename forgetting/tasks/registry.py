@@ -25,6 +25,10 @@ class Description:
         scenarios: all that are possible.
         pretrained: whether its first task is a source that the model knows before.
         network: the default network's name.
+
+    Example:
+        >>> describe("digits-transfer").pretrained
+        True
     """
 
     name: str
@@ -104,6 +108,9 @@ def _entry(name: str) -> _Entry:
 
 def describe(name: str) -> Description:
     """What a named sequence is, without reading its data.
+
+    Args:
+        name: one of :func:`names`.
 
     Raises:
         ValueError: an unknown name, with the nearest known one.

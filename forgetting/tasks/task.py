@@ -15,7 +15,18 @@ SCENARIOS = ("task", "domain", "class")
 
 
 class DataSplit(NamedTuple):
-    """Examples to learn from, to choose settings on, and to report on; no example in two of them."""
+    """Examples to learn from, to choose settings on, and to report on; no example in two of them.
+
+    Args:
+        train: to learn from.
+        validation: to choose settings on.
+        test: to report on.
+
+    Example:
+        >>> few = Examples(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> [len(part) for part in DataSplit(few, few, few).map(lambda part: part.subset(torch.tensor([0])))]
+        [1, 1, 1]
+    """
 
     train: Examples
     validation: Examples

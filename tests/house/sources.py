@@ -13,6 +13,8 @@ from types import ModuleType
 import forgetting
 
 ROOT = Path(__file__).resolve().parents[2]
+ALSO_ROOMS = ("forgetting.protocol.metrics", "forgetting.protocol.statistics")
+INTERIOR = ("forgetting.cli",)  # its interface is the command line
 CODE = ("forgetting", "tests", "baselines", "benchmarks", "docs")
 
 
@@ -41,16 +43,27 @@ def modules() -> Iterator[ModuleType]:
         yield importlib.import_module(found.name)
 
 
+def rooms() -> list[ModuleType]:
+    """What is meant to be imported: all right below ``forgetting``, and the modules of a package that stand for
+    themselves; not the interior of a package.
+    """
+    return [
+        module
+        for module in modules()
+        if (module.__name__.count(".") <= 1 or module.__name__ in ALSO_ROOMS) and module.__name__ not in INTERIOR
+    ]
+
+
 def public_names() -> dict[str, object]:
-    """Functions and classes that some ``__all__`` of the package offers, once each, under the shortest name."""
+    """Functions and classes that some room's ``__all__`` offers, once each, under the shortest name."""
     found: dict[int, tuple[str, object]] = {}
-    for module in modules():
+    for module in rooms():
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
-            ours = getattr(value, "__module__", None) or ""
-            if not (inspect.isclass(value) or inspect.isroutine(value)) or not ours.startswith("forgetting"):
+            home = getattr(value, "__module__", None) or ""
+            if not (inspect.isclass(value) or inspect.isroutine(value)) or not home.startswith("forgetting"):
                 continue
             full = f"{module.__name__}.{name}"
             if id(value) not in found or len(full) < len(found[id(value)][0]):
                 found[id(value)] = (full, value)
-    return dict(sorted(found.values()))
+    return dict(sorted(found.values(), key=lambda pair: pair[0]))
