@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetting.fisher import fallback
-from forgetting.fisher.batches import Batch, Forward, count, unwrap
+from forgetting.fisher.batches import Batch, Forward, count, transform, unwrap
 from forgetting.fisher.capture import Capture, Layout, Layouts, Use, leaves, repeated
 from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 from forgetting.fisher.rules.base import widened
@@ -69,7 +69,7 @@ class Accumulator:
             outputs, targets = self._outputs(batch)
         cotangents = self._cotangents(outputs, targets)
         reached = {key: leaf for key, leaf in leaves(outputs).items() if key in self._tracked}
-        plan = self._plan(capture.uses, {self._tracked[key] for key in reached}, batch)
+        plan = self._plan(capture, {self._tracked[key] for key in reached}, batch, outputs)
         if any(name not in plan.slow for use in capture.uses for name in use.slots.values()):
             for k, cotangent in enumerate(cotangents):
                 more = k + 1 < len(cotangents)
@@ -92,17 +92,17 @@ class Accumulator:
                 self.sums[name] += widened(gradient).square()
                 self.routes[name] = "batched"
 
-    def _plan(self, uses: Sequence[Use], reached: set[str], batch: Batch) -> Plan:
+    def _plan(self, capture: Capture, reached: set[str], batch: Batch, outputs: Tensor) -> Plan:
         """Slow is what reached the outputs past the rules, is used twice, or whose examples cannot be told apart."""
-        slow, layouts, examples = reached | repeated(uses), {}, count(batch)
-        for use, layout in zip(uses, self._layouts.of(uses, batch), strict=True):
+        slow, layouts = reached | repeated(capture.uses), {}
+        for use, layout in zip(capture.uses, self._layouts.of(capture, batch, outputs), strict=True):
             names = use.slots.values()
-            if layout is None or not layout.divides(use.source, examples) or use.changed():
+            if layout is None or use.changed():
                 slow |= set(names)
             else:
                 layouts[id(use)] = layout
             self.routes.update({name: use.rule.name for name in names if name not in slow})
-        return Plan(layouts, slow, examples)
+        return Plan(layouts, slow, count(batch))
 
     def _receive(self, use: Use, gradient: Tensor, plan: Plan) -> None:
         wanted = {slot: name for slot, name in use.slots.items() if name not in plan.slow}
@@ -140,13 +140,13 @@ class Accumulator:
             return None
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The logits of the task's columns, and the targets as the data gives them."""
-        outputs, targets = self.adapter(batch)
+        """The logits of the task's columns, and the targets; a copy, for a model may overwrite what it is given."""
+        outputs, targets = self.adapter(transform(batch, torch.clone))
         return self._restricted(unwrap(outputs)), targets
 
     def _functional(self, values: Parameters, batch: Batch) -> Tensor:
         swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
-        outputs, _ = torch.func.functional_call(self.adapter, swapped, (batch,))
+        outputs, _ = torch.func.functional_call(self.adapter, swapped, (transform(batch, torch.clone),))
         return self._restricted(unwrap(outputs))
 
     def _restricted(self, outputs: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ from forgetting.fisher.rules import BY_FUNCTION, Call, Rule
 
 _TOLERANCE = 1e-3
 _TOLERANCE_HALF = 5e-2
+_DECIDING = frozenset((
+    torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, torch.unique, Tensor.unique,
+    Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__int__, Tensor.__index__,
+))
 
 
 @dataclass
@@ -45,10 +49,6 @@ class Layout:
     dimension: int
     major: bool
 
-    def divides(self, tensor: Tensor, examples: int) -> bool:
-        """Whether the dimension holds a whole number of rows an example."""
-        return tensor.shape[self.dimension] % examples == 0
-
     def examples_first(self, tensor: Tensor, examples: int) -> Tensor:
         """[examples, repeats, …]."""
         moved, repeats = tensor.movedim(self.dimension, 0), tensor.shape[self.dimension] // examples
@@ -63,6 +63,8 @@ class Capture(TorchFunctionMode):
     Args:
         tracked: which parameters to look for.
         receive: called in the backward pass with a use and the gradient at its output.
+
+    ``decided`` says afterwards whether values in the data may have decided a shape.
     """
 
     def __init__(self, tracked: Mapping[int, str], receive: Callable[[Use, Tensor], None] | None = None) -> None:
@@ -70,12 +72,14 @@ class Capture(TorchFunctionMode):
         self._tracked = tracked
         self._receive = receive
         self.uses: list[Use] = []
+        self.decided = False
         self.root = torch.zeros((), requires_grad=True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         rule = BY_FUNCTION.get(func)
         if rule is None:
+            self.decided = self.decided or _decides(func, args)
             return func(*args, **kwargs)
         call = rule.bind(func, args, kwargs)
         slots = {slot: self._tracked[id(call[slot])] for slot in rule.slots if id(call.get(slot)) in self._tracked}
@@ -96,6 +100,14 @@ class Capture(TorchFunctionMode):
         receive = self._receive
         output.register_hook(lambda gradient: receive(use, gradient))
         return output
+
+
+def _decides(func: Any, args: Any) -> bool:
+    """Whether the values of a tensor may decide a shape here."""
+    if func is Tensor.__getitem__:
+        indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
+    return func in _DECIDING or (func is torch.where and len(args) == 1)
 
 
 def leaves(output: Tensor) -> dict[int, Tensor]:
@@ -122,10 +134,12 @@ def repeated(uses: Sequence[Use]) -> set[str]:
 
 
 class Layouts:
-    """Finds where each use holds the examples, by running two and three of them and looking at what grew.
+    """Finds where each use holds the examples, by running one and two of them and looking at what grew, and in which
+    order, by running the whole batch backwards.
 
     Also the place where a model is caught that mixes examples: the same example must give the same outputs whatever
-    stands beside it.
+    stands beside it. What was found holds for batches of the same shapes, unless the data decides shapes (packed
+    tokens, mixtures of experts): then every batch is looked at.
     """
 
     def __init__(self, run: Callable[[Batch], Tensor], tracked: Mapping[int, str]) -> None:
@@ -133,30 +147,38 @@ class Layouts:
         self._tracked = tracked
         self._known: dict[tuple[Any, ...], list[Layout | None]] = {}
 
-    def of(self, uses: Sequence[Use], batch: Batch) -> list[Layout | None]:
-        """One layout a use; None where the examples cannot be told apart for certain."""
-        several = count(batch) > 1
-        key = (several, *((use.rule.name, tuple(use.slots.values()), use.source.ndim) for use in uses))
-        if key not in self._known:
-            found = self._probe(batch, 1 if several else 0)
-            self._known[key] = found if len(found) == len(uses) else [None] * len(uses)
+    def of(self, capture: Capture, batch: Batch, outputs: Tensor) -> list[Layout | None]:
+        """One layout a use of this batch's forward pass; None where the examples cannot be told apart for certain."""
+        uses = capture.uses
+        key = (
+            len(outputs),
+            *((use.rule.name, tuple(use.slots.values()), tuple(use.source.shape)) for use in uses),
+        )
+        if capture.decided or key not in self._known:
+            self._known[key] = self._probe(uses, batch, outputs.detach())
         return self._known[key]
 
-    def _trace(self, batch: Batch) -> tuple[list[Use], Tensor]:
+    def _trace(self, batch: Batch, indices: Sequence[int]) -> tuple[list[Use], Tensor]:
         with torch.no_grad(), Capture(self._tracked) as capture:
-            output = self._run(batch)
+            output = self._run(choose(batch, indices))
         return capture.uses, output
 
-    def _probe(self, batch: Batch, other: int) -> list[Layout | None]:
-        pair, first = self._trace(choose(batch, [0, other]))
-        swapped, second = self._trace(choose(batch, [other, 0]))
-        triple, third = self._trace(choose(batch, [0, other, 0]))
-        self._independent(first, second.flip(0))
-        self._independent(first[[0, 1, 0]], third)
-        if not len(pair) == len(swapped) == len(triple):
-            return []
+    def _probe(self, uses: Sequence[Use], batch: Batch, outputs: Tensor) -> list[Layout | None]:
+        examples = count(batch)
+        other = 1 if examples > 1 else 0
+        two, both = self._trace(batch, [0, other])
+        one, first = self._trace(batch, [0]) if examples > 1 else (uses, outputs)
+        _, second = self._trace(batch, [1]) if examples > 1 else (uses, outputs)
+        turned, backwards = self._trace(batch, range(examples)[::-1]) if examples > 1 else (uses, outputs)
+        alone = torch.cat([first, second])
+        self._independent(outputs[[0, other]], alone)
+        self._independent(both, alone)
+        self._independent(outputs, backwards.flip(0))
+        if not len(uses) == len(one) == len(two) == len(turned):
+            return [None] * len(uses)
         return [
-            _layout(a, b.source, c.source, alone=other == 0) for a, b, c in zip(pair, swapped, triple, strict=True)
+            _layout(use, a.source, b.source, c.source, examples)
+            for use, a, b, c in zip(uses, one, two, turned, strict=True)
         ]
 
     @staticmethod
@@ -177,28 +199,26 @@ def _tolerance(tensor: Tensor) -> float:
     return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
 
 
-def _layout(use: Use, swapped: Tensor, tripled: Tensor, *, alone: bool) -> Layout | None:
+def _layout(use: Use, one: Tensor, two: Tensor, turned: Tensor, examples: int) -> Layout | None:
     source = use.source
-    if not source.ndim == swapped.ndim == tripled.ndim:
+    if not source.ndim == one.ndim == two.ndim or source.shape != turned.shape:
         return None
-    grown = [d for d in range(source.ndim) if source.shape[d] != tripled.shape[d]]
+    grown = [d for d in range(source.ndim) if one.shape[d] != two.shape[d]]
     if len(grown) != 1 or grown[0] >= use.rule.leading(use.call):
         return None
     (dimension,) = grown
-    size = source.shape[dimension]
-    if size % 2 or size * 3 != tripled.shape[dimension] * 2 or swapped.shape != source.shape:
+    if one.shape[dimension] * 2 != two.shape[dimension] or source.shape[dimension] % examples:
         return None
-    if alone:
-        return Layout(dimension, major=True)
-    fits = list(_fitting(source, swapped, dimension))
-    return Layout(dimension, fits[0]) if len(fits) == 1 or (fits and size == 2) else None
+    repeats = source.shape[dimension] // examples
+    fits = list(_fitting(source, turned, dimension, examples))
+    return Layout(dimension, fits[0]) if len(fits) == 1 or (fits and 1 in (repeats, examples)) else None
 
 
-def _fitting(source: Tensor, swapped: Tensor, dimension: int) -> Iterator[bool]:
-    """Which orders (example slower, example faster) explain what swapping two examples did."""
-    repeats = source.shape[dimension] // 2
+def _fitting(source: Tensor, turned: Tensor, dimension: int, examples: int) -> Iterator[bool]:
+    """Which orders (example slower, example faster) explain what turning the batch round did."""
+    repeats = source.shape[dimension] // examples
     allowed = _tolerance(source) * float(source.abs().max())
-    for major, shape, flipped in ((True, (2, repeats), 0), (False, (repeats, 2), 1)):
+    for major, shape, flipped in ((True, (examples, repeats), 0), (False, (repeats, examples), 1)):
         expected = source.unflatten(dimension, shape).flip(dimension + flipped).flatten(dimension, dimension + 1)
-        if float((expected - swapped).abs().max()) <= allowed:
+        if float((expected - turned).abs().max()) <= allowed:
             yield major
