@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["Summary", "holm", "sign_flip", "summary", "wilcoxon"]
 
@@ -119,6 +118,8 @@ def wilcoxon(differences: Iterable[float]) -> float:
         >>> wilcoxon([1.0, 2.0, 3.0])
         0.25
     """
+    from scipy import stats  # here, because it takes as long to import as torch does
+
     vector = _differences(differences)
     vector = vector[vector != 0]
     return float(stats.wilcoxon(vector).pvalue) if len(vector) else 1.0

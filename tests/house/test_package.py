@@ -15,6 +15,7 @@ else:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+BROUGHT = {"PIL", "markupsafe"}  # by torchvision, by jinja2
 MODULES = {"scikit-learn": "sklearn", "avalanche-lib": "avalanche", "pytorch-lightning": "pytorch_lightning"}
 
 
@@ -63,7 +64,7 @@ def imported(path) -> set[str]:
 def test_the_library_imports_only_what_it_declares():
     optional = [text for name in EXTRAS.keys() - {"all", "dev", "docs"} for text in EXTRAS[name]]
     declared = PROJECT["dependencies"] + optional
-    known = {MODULES.get(name, name) for name in bounds(declared)} | {"PIL"}  # Pillow comes with torchvision
+    known = {MODULES.get(name, name) for name in bounds(declared)} | BROUGHT
     used = set().union(*(imported(path) for path in files(".py") if path.is_relative_to(ROOT / "forgetting")))
     assert used - known - set(sys.stdlib_module_names) - {"forgetting"} == set()
 
