@@ -14,7 +14,7 @@ from forgetting.curvature import Curvature, restored
 from forgetting.parameters import Parameters, Selection, select
 from forgetting.regularizers.base import MODES, Regularizer
 from forgetting.regularizers.consolidated import Consolidated, blend, covered, merge, moved_to
-from forgetting.regularizers.steps import Action, Step, add_to_gradients, minimising, move_back, proximal_factors
+from forgetting.regularizers.steps import Action, Step, add_to_gradients, move_back, proximal_factors
 
 ANCHORS = ("latest", "separate")
 
@@ -128,7 +128,6 @@ class QuadraticRegularizer(Regularizer):
 
     def _pull_once(self, model: nn.Module, step: Step) -> None:
         """Stage "pull" of an optimizer's step."""
-        minimising(step.optimizer)
         reaching = self._reaching(model)
         if reaching is not None and self.strength > 0:
             add_to_gradients(step, reaching[1], self._pull(*reaching))

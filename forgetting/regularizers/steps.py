@@ -54,12 +54,17 @@ def register(optimizer: Optimizer, owner: object, actions: Mapping[str, Action])
         TypeError: where ``optimizer`` is not a torch optimizer.
         ValueError: where the owner is attached to it already (its pull would count twice), or for an unknown stage.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"attach takes a torch.optim.Optimizer, not a {type(optimizer).__name__}")
+    _checked(optimizer)
     unknown = set(actions) - set(STAGES)
     if unknown:
         raise ValueError(f"unknown stages {sorted(unknown)}: choose from {', '.join(STAGES)}")
     return _dispatchers.setdefault(optimizer, _Dispatcher()).add(optimizer, owner, dict(actions))
+
+
+def _checked(optimizer: object) -> None:
+    """Raise for what is no optimizer, such as a wrapper around one, whose hooks would never run."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"attach takes a torch.optim.Optimizer, not a {type(optimizer).__name__}")
 
 
 class _Dispatcher:
@@ -99,6 +104,8 @@ class _Dispatcher:
                 "them inside: call optimizer.step() without a closure, use mode='proximal', or add "
                 "penalty(model) to the loss"
             )
+        if any("pull" in actions or "proximal" in actions for _, actions in self._entries):
+            minimising(optimizer)
         self._run(optimizer, "listen", "pull")
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -120,6 +127,7 @@ def optimized(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
 
 def minimising(optimizer: Optimizer) -> None:
     """Raise where a group climbs: a penalty pulls weights back only where the loss is minimised."""
+    _checked(optimizer)
     if any(group.get("maximize", False) for group in optimizer.param_groups):
         raise ValueError("the optimizer has maximize=True: minimise the negative objective instead, so that a "
                          "penalty pulls towards its anchor and not away from it")
