@@ -72,8 +72,9 @@ def wise_ft(
     .. math:: \theta_\alpha = (1 - \alpha)\,\theta_{\text{before}} + \alpha\,\theta_{\text{after}}
         \quad\text{for each amount } \alpha
 
-    The model that comes with each amount is the one given, loaded; evaluate it and go on. At the end its present
-    weights and buffers are put back, also after an exception in the walk, ``break`` and ``close()``.
+    The model that comes with each amount is the one given, loaded; evaluate it and go on. Its present
+    weights and buffers are put back when the iterator ends or is closed: after the last amount, and on an exception or
+    a ``break`` in ``for amount, model in wise_ft(…)``; an iterator that has a name is closed by ``close()``.
 
     Args:
         model: the fine-tuned model.

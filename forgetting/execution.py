@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from forgetting.parameters import canonical, evaluating
 
+__all__ = ["execution_groups"]
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -110,7 +112,8 @@ def first_uses(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> 
     """The names of these tensors of a model in the order in which a forward pass first uses them, unused ones left out.
 
     Without inputs: all, in their own order. A tensor is used where a torch function receives it and returns a tensor;
-    one that no torch function is seen to receive (compiled extensions) counts as used when its module is called.
+    one that no torch function is seen to receive (compiled extensions) counts as used when its module is called, where
+    that module has no children.
     """
     if inputs is None:
         return list(tensors)
@@ -124,8 +127,9 @@ def first_uses(model: nn.Module, inputs: Any, tensors: Mapping[str, Tensor]) -> 
             if id(tensor) in names:
                 called.setdefault(names[id(tensor)], watch.tick())
 
+    leaves = [module for module in model.modules() if next(module.children(), None) is None]
     try:
-        hooks.extend(module.register_forward_pre_hook(entered) for module in model.modules())
+        hooks.extend(module.register_forward_pre_hook(entered) for module in leaves)
         with evaluating(model), torch.no_grad(), _uncompiled(), watch:
             _call(model, inputs)
     finally:

@@ -86,6 +86,8 @@ def freeze(
     """
     _check(parameters, depth, keep, inputs, norm_statistics)
     state = _state(model)
+    if not any(True for _ in model.parameters()):
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to freeze")
     if depth is not None:
         covered = _bottom(model, state, inputs, depth)
     elif keep is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from forgetting.execution import used_and_unused
 from forgetting.parameters import canonical
+
+__all__ = ["layerwise_decay", "slanted_triangular", "warmup_cosine"]
 
 
 def layerwise_decay(
@@ -79,10 +82,10 @@ def layerwise_decay(
 
 
 def _layer(names: list[str]) -> str:
-    """What the names of one layer have in common: the path of its module."""
-    paths = [name.split(".")[:-1] for name in names]
-    common = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
-    return ".".join(common)
+    """The path that one layer's parameters have in common; the names themselves where that is the model."""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    path = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+    return path or ", ".join(names)
 
 
 def slanted_triangular(optimizer: Optimizer, steps: int, *, cut: float = 0.1, ratio: float = 32) -> LambdaLR:
