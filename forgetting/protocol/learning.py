@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ from forgetting.protocol.recipe import DTYPES, OPTIMIZERS, Recipe, derive, seede
 from forgetting.protocol.result import Result, packed
 from forgetting.protocol.train import Lesson, train
 from forgetting.regularizers import Regularizer
-from forgetting.tasks import Examples
 
 
 class Learning:
@@ -45,11 +43,12 @@ class Learning:
 
     def __init__(self, recipe: Recipe, seed: int, observe: Callable[[dict[str, Any]], None]) -> None:
         self.recipe, self.seed, self.observe = recipe, seed, observe
-        self.sequence = recipe.sequence_of(seed)
-        self.model = recipe.model_of(self.sequence, seed)
+        sequence = recipe.sequence_of(seed)
+        self.sequence = placed(sequence, recipe.device, DTYPES[recipe.dtype])
+        self.model = recipe.model_of(sequence, seed)
         if not self.model.training:
             self.model.train()  # a pretrained model comes in eval mode; single modules in eval mode stay so
-        self.fingerprint = self.sequence.fingerprint()
+        self.fingerprint = sequence.fingerprint()
         if callable(recipe.network):
             self.fingerprint += weights_fingerprint(self.model)
         self.key = recipe.key(seed, self.fingerprint)
@@ -66,7 +65,6 @@ class Learning:
         """Take the model as given: row 0, and row 1 where the source is known already."""
         self.given = copy.deepcopy(self.model.state_dict())
         self.statistics = running_statistics(self.model)
-        self.exams = [dataclasses.replace(task, test=self._placed(task.test)) for task in self.sequence]
         self._measure(0)
         if self.sequence.pretrained:
             self.learned = 1
@@ -75,7 +73,7 @@ class Learning:
     def pretrain(self, key: str) -> None:
         """Learn the source, alike for every method; ``key`` names what is learned."""
         recipe = self.recipe
-        lesson = Lesson.of([self._placed(self.sequence[0].train)], [self.sequence.columns(0, 1)], self.sequence.classes)
+        lesson = Lesson.of([self.sequence[0].train], [self.sequence.columns(0, 1)], self.sequence.classes)
         optimizer = self._optimizer(self.model.parameters(), recipe.pretraining_rate)
         monitor = Monitor(self.model, self.sequence.tasks[:1], every=recipe.every)
         logbook = Logbook(monitor, {"task": 1, "name": self.sequence[0].name, "phase": "pretraining"}, None,
@@ -83,7 +81,7 @@ class Learning:
                           self.observe)
         started = clock(recipe.device)
         with seeded(derive(self.seed, "pretraining"), recipe.device):
-            train(self.model, lesson, optimizer, self._order(lesson, 1, recipe.pretraining_epochs), logbook)
+            train(self.model, lesson, optimizer, self._batches(lesson, 1, recipe.pretraining_epochs), logbook)
         logbook.close()
         seconds = clock(recipe.device) - started - logbook.seconds
         self.pretraining = {"seconds": seconds, "trained": [
@@ -148,7 +146,7 @@ class Learning:
     def _consolidate(self, number: int, regularizer: Regularizer) -> float:
         """Let the regularizer absorb the task before; the seconds that took."""
         started = clock(self.recipe.device)
-        data = self._placed(self.sequence[number - 2].train).batches(self.recipe.batch)
+        data = self.sequence[number - 2].train.batches(self.recipe.batch)
         regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
         seconds = clock(self.recipe.device) - started
         self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})
@@ -159,15 +157,16 @@ class Learning:
         recipe, method = self.recipe, self.recipe.method
         lesson = self._lesson(number)
         columns = [self.sequence.columns(task, number) for task in range(number)]
-        monitor = Monitor(self.model, self.exams[:number], every=recipe.every, columns=columns)
+        monitor = Monitor(self.model, self.sequence.tasks[:number], every=recipe.every, columns=columns)
         penalised = self.regularizer if number > 1 else None
         steps = lesson.steps(recipe.batch, recipe.epochs)
         where = {**self._where(number), "steps": steps}
         logbook = Logbook(monitor, where, penalised, self._advice(number), self.observe)
+        inputs, _ = next(iter(self.sequence[number - 1].train.batches(recipe.batch)))
         started = clock(recipe.device)
         with contextlib.ExitStack() as undo:
-            optimizer, schedule = self._tools(number, lesson.inputs[: recipe.batch], steps, undo)
-            train(self.model, lesson, optimizer, self._order(lesson, number, recipe.epochs), logbook,
+            optimizer, schedule = self._tools(number, inputs, steps, undo)
+            train(self.model, lesson, optimizer, self._batches(lesson, number, recipe.epochs), logbook,
                   regularizer=penalised if method.mode == "loss" else None, schedule=schedule)
             logbook.close()
         self.figures["steps"] += logbook.steps
@@ -209,13 +208,13 @@ class Learning:
     def _lesson(self, number: int) -> Lesson:
         """What is trained on: the task, or for joint training all so far."""
         tasks = range(number) if self.recipe.method.joint else [number - 1]
-        return Lesson.of([self._placed(self.sequence[task].train) for task in tasks],
+        return Lesson.of([self.sequence[task].train for task in tasks],
                          [self.sequence.columns(task, number) for task in tasks], self.sequence.classes)
 
-    def _order(self, lesson: Lesson, number: int, epochs: int) -> Any:
-        """The order of a task's examples: of the seed and the task, the same for every method."""
+    def _batches(self, lesson: Lesson, number: int, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A task's batches, in an order of the seed and the task: the same for every method."""
         generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
-        return lesson.order(self.recipe.batch, epochs, generator)
+        return lesson.batches(self.recipe.batch, epochs, generator)
 
     def _measure(self, row: int) -> None:
         """One row of R."""
@@ -236,10 +235,7 @@ class Learning:
     def _monitor(self, learned: int, model: torch.nn.Module) -> Monitor:
         """A monitor of all tasks' tests once ``learned`` tasks were learned."""
         columns = [self.sequence.columns(task, learned) for task in range(len(self.sequence))]
-        return Monitor(model, self.exams, every=1, columns=columns)
-
-    def _placed(self, examples: Examples) -> Examples:
-        return placed(examples, self.recipe.device, DTYPES[self.recipe.dtype])
+        return Monitor(model, self.sequence, every=1, columns=columns)
 
     def _where(self, number: int) -> dict[str, Any]:
         return {"task": number, "name": self.sequence[number - 1].name, "tasks": len(self.sequence),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import importlib.metadata
+import math
 import platform
 import sys
 import time
@@ -17,17 +19,39 @@ import torch
 from torch import Tensor, nn
 
 from forgetting.parameters import named
-from forgetting.tasks import Examples
+from forgetting.tasks import Examples, Task, TaskSequence, View
 
+_SMALL = 2**22  # numbers: beyond a processor's cache a second copy of the inputs costs more than cutting them anew
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def placed(examples: Examples, device: torch.device | str, dtype: torch.dtype) -> Examples:
-    """Examples as a model takes them: views applied, floats in that dtype, on that device."""
-    inputs = examples.inputs
-    if inputs.is_floating_point():
-        inputs = inputs.to(dtype)
-    return Examples(inputs, examples.targets).to(device)
+class Cast(View):
+    """Inputs that are numbers, in a model's dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+
+    def describe(self) -> str:
+        return f"as {self.dtype}"
+
+    def to(self, device: torch.device | str) -> Cast:
+        return self
+
+
+def placed(sequence: TaskSequence, device: torch.device | str, dtype: torch.dtype) -> TaskSequence:
+    """The same sequence on a device, its inputs in a model's dtype; small parts are cut once, not at every batch."""
+
+    def part(examples: Examples) -> Examples:
+        moved = examples.viewed(Cast(dtype)).to(device)
+        small = len(moved) * math.prod(moved.input_shape) <= _SMALL
+        return Examples(moved.inputs, moved.targets) if small else moved
+
+    tasks = tuple(Task(task.name, part(task.train), part(task.validation), part(task.test), task.outputs)
+                  for task in sequence)
+    return dataclasses.replace(sequence, tasks=tasks)
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
