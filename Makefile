@@ -69,7 +69,7 @@ endef
 # $(1): a folder, $(2): extras, $(3): more words for pip.
 define install
 	@echo "making the environment in $(1) with $(2); the first time torch is downloaded, which takes minutes ..."
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$(2)]" $(3)
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$(2)]" $(3)
 	@touch $@
 	@echo "... the environment is made"
 endef

@@ -78,7 +78,7 @@ def named(model: nn.Module, selection: Selection = None, *, trainable: bool = Tr
     chosen = select(everything, selection)
     if not chosen:
         raise ValueError(f"parameters={selection!r} selects none of the model's {len(everything)} parameters")
-    found = {name: everything[name] for name in chosen if everything[name].requires_grad or not trainable}
+    found: Parameters = {name: everything[name] for name in chosen if everything[name].requires_grad or not trainable}
     if not found:
         raise ValueError(
             f"none of the {len(chosen)} parameters requires a gradient: nothing can be learned or forgotten here; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class Accumulator:
         self._actual = {canonical(name): name for name, _ in self.adapter.named_parameters()}
         self._layouts = Layouts(lambda batch: self._outputs(batch)[0], self._tracked)
         self._vmap_works = True
+        self._last = -1 if self.columns is None else int(self.columns.max())
 
     def add(self, batch: Batch) -> None:
         """Add one batch's sum over examples of squared gradients."""
@@ -144,7 +145,7 @@ class Accumulator:
         outputs, targets = self.adapter(transform(batch, torch.clone))
         return self._restricted(unwrap(outputs)), targets
 
-    def _functional(self, values: Parameters, batch: Batch) -> Tensor:
+    def _functional(self, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
         swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
         outputs, _ = torch.func.functional_call(self.adapter, swapped, (transform(batch, torch.clone),))
         return self._restricted(unwrap(outputs))
@@ -152,8 +153,8 @@ class Accumulator:
     def _restricted(self, outputs: Tensor) -> Tensor:
         if self.columns is None:
             return outputs
-        if int(self.columns.max()) >= outputs.shape[-1]:
-            raise ValueError(f"outputs= names column {int(self.columns.max())}, the model gives {outputs.shape[-1]}")
+        if self._last >= outputs.shape[-1]:
+            raise ValueError(f"outputs= names column {self._last}, the model gives {outputs.shape[-1]}")
         return outputs.index_select(-1, self.columns.to(outputs.device))
 
     def _cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:

@@ -28,7 +28,12 @@ def transform(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """Every tensor in a batch, in order."""
     found: list[Tensor] = []
-    transform(batch, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    transform(batch, note)
     yield from found
 
 
