@@ -36,6 +36,11 @@ def positions(classes: int, tokens: int, examples: int = 5, first: int = 0) -> T
     return labels
 
 
+def lengths(counts: Tensor, tokens: int = 3) -> Tensor:
+    """A mask with this many tokens an example."""
+    return torch.arange(tokens) < counts[:, None]
+
+
 def mlp(bias: bool = True, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5, bias=bias), nn.Tanh(), nn.Linear(5, classes, bias=bias))
 
@@ -153,6 +158,9 @@ TOKENS = (
         nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, norm_first=True), N.Mean(1), nn.Linear(4, 3)),
         "0.self_attn"), data(3, 4))),
     Case("attention_by_hand", lambda: (N.RawAttention(), data(3, 4))),
+    Case("learned_query", lambda: (N.Applied(
+        N.queried, query=N.raw(1, 2, 4), attention=nn.MultiheadAttention(4, 2, batch_first=True),
+        inner=nn.Linear(4, 4), head=nn.Linear(4, 3)), data(3, 4))),
     Case("lstm", lambda: (N.Recurrent(nn.LSTM, num_layers=2, bidirectional=True), data(4, 3, examples=8))),
     Case("gru", lambda: (N.Recurrent(nn.GRU, batch_first=True), data(4, 3))),
     Case("lstm_unrolled", lambda: (N.Unrolled(), data(3, 3))),
@@ -213,6 +221,11 @@ LAYOUTS = (
     Case("merged_example_major", lambda: (N.Merged(False), data(3, 4))),
     Case("merged_position_major", lambda: (N.Merged(True), data(3, 4))),
     Case("merged_ambiguous", lambda: (N.Merged(True), data(7, 4))),
+    Case("unpadded", lambda: (N.Unpadded(), (
+        (torch.randn(9, 3, 4), lengths(torch.tensor([2, 2, 3, 1, 2, 3, 1, 3, 1]))), torch.randint(3, (9,))))),
+    Case("experts", lambda: (N.Experts(), data(4))),
+    Case("overwritten_input", lambda: (N.Applied(
+        N.overwriting, inner=nn.Linear(4, 4), scale=N.raw(4), head=nn.Linear(4, 3)), data(4))),
     Case("windows", lambda: (N.Windows(), data(6, 4))),
 )
 
@@ -250,4 +263,4 @@ PRETRAINED = (
 
 CASES = {case.name: case for group in (PLAIN, CONVOLUTIONS, TOKENS, NORMS, RAW, LAYOUTS, LIKELIHOODS, PRETRAINED)
          for case in group}
-COUNT = 90
+COUNT = 94

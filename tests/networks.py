@@ -239,3 +239,44 @@ class Branches(nn.Module):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         y = torch.tanh(self.inner(values)) * mask[..., None]
         return self.head(y.sum(1) / mask.sum(1, keepdim=True))
+
+
+class Unpadded(nn.Module):
+    """Tokens under the mask packed into one dimension, so that examples own unequal numbers of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        packed = torch.tanh(self.inner(x[mask]))
+        return self.head(torch.zeros_like(x).index_put((*mask.nonzero(as_tuple=True),), packed).sum(1))
+
+
+class Experts(nn.Module):
+    """A mixture of experts: each sees only the examples that are routed to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.router = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.router(x).softmax(-1)
+        out = x.new_zeros(len(x), 3)
+        for number, expert in enumerate(self.experts):
+            (rows,) = (shares.argmax(-1) == number).nonzero(as_tuple=True)
+            out = out.index_add(0, rows, expert(x[rows]) * shares[rows, number, None])
+        return out
+
+
+def overwriting(model: Applied, x: Tensor) -> Tensor:
+    """Overwrites its own input before a raw parameter meets it."""
+    x.relu_()
+    x += 1
+    return model.head(torch.tanh(model.inner(x) * model.scale))
+
+
+def queried(model: Applied, x: Tensor) -> Tensor:
+    """A learned query attends to the tokens: a parameter as the input of rules."""
+    y, _ = model.attention(model.query.expand(len(x), -1, -1), x, x)
+    return model.head(y.mean(1) + model.inner(model.query[:, 0]))

@@ -34,6 +34,7 @@ class Meaning:
 
 def call(model: nn.Module, batch: Any, forward: Callable | None) -> tuple[Tensor, Tensor | None]:
     """Outputs and targets of one batch: a pair (inputs, targets), or a mapping with its "labels" among it."""
+    batch = copy.deepcopy(batch)
     if forward is not None:
         return forward(model, batch)
     if isinstance(batch, Mapping):
