@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from forgetting.curvature import Diagonal
 from forgetting.fisher.accumulate import Accumulator, Adapter
@@ -85,6 +85,8 @@ def diagonal(
         raise ValueError(f"labels={labels!r} is not one of {', '.join(LABELS)}")
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is a share of the predictive trace in [0, 1), got {tolerance}")
+    if tolerance and labels != "exact":
+        raise ValueError(f'tolerance={tolerance} drops backwards of labels="exact"; labels={labels!r} has none to drop')
     if examples is not None and examples < 1:
         raise ValueError(f"examples= must be at least 1, got {examples}")
     model = getattr(model, "_orig_mod", model)
@@ -98,7 +100,7 @@ def diagonal(
         sums = Accumulator(
             adapter=Adapter(model, forward or default_forward),
             parameters=chosen,
-            columns=None if outputs is None else torch.tensor(list(outputs)),
+            columns=_columns(outputs),
             labels=labels,
             likelihood=likelihood,
             tolerance=tolerance,
@@ -116,6 +118,16 @@ def diagonal(
     divisor = batches if labels == "batched" else seen
     means = {name: total / divisor for name, total in sums.sums.items()}
     return Diagonal(means, examples=seen, labels=labels, routes=sums.routes)
+
+
+def _columns(outputs: Iterable[int] | None) -> Tensor | None:
+    """A task's columns of the outputs."""
+    if outputs is None:
+        return None
+    columns = list(outputs)
+    if not columns or min(columns) < 0 or len(set(columns)) < len(columns):
+        raise ValueError(f"outputs= must name columns, each once and from 0 on, got {columns}")
+    return torch.tensor(columns)
 
 
 def _limited(data: Iterable[Batch], examples: int | None) -> Iterator[Batch]:
