@@ -10,7 +10,12 @@ from typing import Any
 from forgetting.protocol import Result
 
 BASELINE = "finetune"
-TRAINING = {"rate": "learning rate", "epochs": "epochs", "every": "measured every", "norm_statistics": "norm statistics"}
+TRAINING = {
+    "rate": "learning rate",
+    "epochs": "epochs",
+    "every": "measured every",
+    "norm_statistics": "norm statistics",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +23,7 @@ class Group:
     """The runs of one method with one set of settings, one a seed.
 
     ``baseline`` holds the runs of the plain fine-tuning that it is compared with, its own for plain fine-tuning, None
-    where there is none. ``variant`` says what tells it from other groups of the same name; ``label`` is name and variant.
+    where there is none. ``variant`` says what tells it from other groups of its name; ``label`` is name and variant.
     """
 
     name: str
@@ -128,7 +133,7 @@ def _variants(name: str, all_seeds: list[dict[int, Result]]) -> list[Group]:
     plain = [_plain(next(iter(seeds.values()))) for seeds in all_seeds]
     differing = _differing(plain)
     groups: list[Group] = []
-    for seeds, settings in zip(all_seeds, plain):
+    for seeds, settings in zip(all_seeds, plain, strict=True):
         variant = {key: settings.get(key) for key in differing}
         label = f"{name} ({_words(variant)})" if variant else name
         if any(group.label == label for group in groups):

@@ -42,7 +42,8 @@ def percent(value: float, digits: int = 0) -> str:
 def _kept(row: Mapping[str, Any]) -> str:
     name = "Plain fine-tuning" if row["name"] == BASELINE else row["method"]
     before, after = (100 * row[key]["mean"] for key in ("source_before", "source_after"))
-    return f"{name} kept {percent(row['retention']['mean'])} of the source accuracy ({before:.1f} → {after:.1f}{UNIT})."
+    kept = percent(row["retention"]["mean"])
+    return f"{name} kept {kept} of the source accuracy ({before:.1f} → {after:.1f}{UNIT})."
 
 
 def _best(contenders: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
@@ -63,7 +64,13 @@ def _best(contenders: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
 
 
 def _certainty(compared: list[dict[str, Any]], shortage: str) -> str:
+    """How many methods kept significantly more, or that there are too few seeds to say."""
     tests = [row["paired"]["retention"] for row in compared]
     sure = sum(significant(test) and test["difference"] > 0 for test in tests)
-    number, methods = str(sure) if sure else "None", "method" if len(tests) == 1 else "methods"
-    return f"{number} of {len(tests)} {methods} kept significantly more than plain fine-tuning (Holm-corrected).{shortage}"
+    most = max(test["n"] for test in tests)
+    if shortage and not sure:
+        return f"{'1 seed is' if most == 1 else f'{most} seeds are'} too few to call any difference significant."
+    if len(tests) == 1:
+        return f"That is {'' if sure else 'not '}significantly more than plain fine-tuning kept ({most} seeds)."
+    return (f"{sure or 'None'} of {len(tests)} methods kept significantly more than plain fine-tuning "
+            f"(Holm-corrected, {most} seeds).")

@@ -18,14 +18,14 @@ from forgetting.report.headline import headline
 from forgetting.report.provenance import provenance
 from forgetting.report.rows import experiment_rows
 
-_PLANE = ("Up is kept, right is learned; the best corner is top right. Each marker is a mean over seeds with its standard "
-          "error; a line joins runs of one method with different settings, or the models between before and after (0) "
-          "and (1) that weight interpolation passes through.")
-_STEPS = ("Test accuracy while the tasks after the source are learned, mean and standard error over seeds; vertical lines "
-          "are ends of tasks, and a task's last point is the model that was kept. Nothing was chosen by these curves.")
+_PLANE = ("Up is kept, right is learned; the best corner is top right. Each marker is a mean over seeds with its "
+          "standard error; a line joins runs of one method with different settings, or the models on the straight way "
+          "from before (0) to after (1) that weight interpolation offers.")
+_STEPS = ("Test accuracy while the tasks are learned, mean and standard error over seeds; vertical lines are ends of "
+          "tasks, and a task's last point is the model that was kept. Nothing was chosen by these curves.")
 _SCALED = " Methods that take more steps a task (joint training sees more data) are drawn to the width of the others."
-_DRIFT = ("‖θ − θ₀‖ ÷ ‖θ₀‖ of each layer's weight at the end, against the model as given; mean over seeds. A layer with "
-          "0 did not move.")
+_DRIFT = ("‖θ − θ₀‖ ÷ ‖θ₀‖ of each layer's weight at the end, against the model as given; mean over seeds. A layer "
+          "with 0 did not move.")
 _MATRICES = ("Percent of the test examples that are right, mean over seeds: a row after each task learned (given: the "
              "model before any), a column for each task tested. Pale is 0, deep blue is 100.")
 
@@ -138,7 +138,9 @@ def _part(plots: ModuleType, experiment: Experiment, prefix: str) -> dict[str, A
     }
 
 
-def _figures(plots: ModuleType, experiment: Experiment, rows: list[dict[str, Any]], prefix: str) -> tuple[dict[str, str], bool]:
+def _figures(
+    plots: ModuleType, experiment: Experiment, rows: list[dict[str, Any]], prefix: str
+) -> tuple[dict[str, str], bool]:
     """The figures that the results allow, name -> SVG, and whether steps were drawn to scale."""
     found: dict[str, str] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ def over_seeds(curves: Iterable[tuple[Array, Array]]) -> Curve | None:
     common = sorted(set.intersection(*(set(positions.tolist()) for positions, _ in curves)))
     if not common:
         return None
-    values = np.array([[dict(zip(positions.tolist(), found))[at] for at in common] for positions, found in curves])
+    found = [dict(zip(positions.tolist(), values, strict=True)) for positions, values in curves]
+    values = np.array([[points[at] for at in common] for points in found])
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(common))
     return Curve(np.array(common, dtype=float), values.mean(axis=0), error)
 
@@ -43,38 +44,44 @@ def over_seeds(curves: Iterable[tuple[Array, Array]]) -> Curve | None:
 class Timeline:
     """Where every task begins on a common axis of steps, for all methods of an experiment.
 
-    A task takes as many steps as the method with the fewest measured ones; the measurements of the others (joint
-    training sees more data) are drawn to that width, and ``scaled`` says so.
+    How long a task was is known as far as it was measured; where some model was kept that is not the one measured last
+    (a few more steps, an average), every task is an interval longer. A task is as wide as the method with the fewest
+    steps makes it; the others (joint training sees more data) are drawn to that width, and ``scaled`` says so.
     """
 
     def __init__(self, experiment: Experiment):
         runs = experiment.runs
-        first = runs[0]
-        self.tasks = first.tasks
-        self.learned = range(2 if first.pretrained else 1, len(first.tasks) + 1)
-        lengths = [{task: _length(run, task) for task in self.learned} for run in runs]
-        self.length = {task: min(length[task] for length in lengths) for task in self.learned}
-        self.scaled = any(length[task] != self.length[task] for length in lengths for task in self.learned)
-        ends = np.cumsum([self.length[task] for task in self.learned]).tolist()
-        self.start = dict(zip(self.learned, [0, *ends]))
+        self.tasks = runs[0].tasks
+        self.learned = range(2 if runs[0].pretrained else 1, len(self.tasks) + 1)
+        cases = [(run, task) for run in runs for task in self.learned]
+        more = max(int(run.recipe.get("every") or 1) for run in runs)
+        self.extra = more if any(_goes_on(run, task) for run, task in cases) else 0
+        lengths = {task: {self._length(run, task) for run in runs} for task in self.learned}
+        measured = {task: {length for length in found if length > self.extra} for task, found in lengths.items()}
+        self.width = {task: min(measured[task] or found) for task, found in lengths.items()}
+        self.scaled = any(len(found) > 1 for found in measured.values())
+        ends = np.cumsum([self.width[task] for task in self.learned]).tolist()
+        self.start = dict(zip(self.learned, [0, *ends[:-1]], strict=True))
         self.boundaries = ends[:-1]
 
     def curve(self, run: Result, value: Callable[[dict[str, float], int], float | None]) -> tuple[Array, Array]:
         """A figure over the axis: before each task and after it from the matrix, inside it as measured."""
         points: dict[float, float] = {}
         for task in self.learned:
-            own = _length(run, task)
+            own = self._length(run, task)
             inside = [(step["step"], step["accuracy"]) for step in run.steps if step["task"] == task]
-            whole = [(0, _row(run, task - 1)), *inside, (own, _row(run, task))]
-            for step, accuracy in whole:
+            for step, accuracy in [(0, _row(run, task - 1)), *inside, (own, _row(run, task))]:
                 found = value(accuracy, task)
                 if found is not None:
-                    points[round(self.start[task] + step * self.length[task] / own, 6)] = found
+                    points[round(self.start[task] + step * self.width[task] / own, 6)] = found
         return np.array(list(points), dtype=float), np.array(list(points.values()), dtype=float)
 
     def source(self, group: Group) -> Curve | None:
         """Accuracy on the source over steps."""
-        return over_seeds(self.curve(run, lambda accuracy, task: accuracy[run.tasks[0]]) for run in group.runs.values())
+        def known(accuracy: dict[str, float], _: int) -> float:
+            return accuracy[self.tasks[0]]
+
+        return over_seeds(self.curve(run, known) for run in group.runs.values())
 
     def targets(self, group: Group) -> Curve | None:
         """Mean accuracy over steps on the tasks after the source, as far as they were begun."""
@@ -83,6 +90,9 @@ class Timeline:
             return float(np.mean([accuracy[name] for name in names])) if names else None
 
         return over_seeds(self.curve(run, begun) for run in group.runs.values())
+
+    def _length(self, run: Result, task: int) -> int:
+        return max((step["step"] for step in run.steps if step["task"] == task), default=0) + self.extra
 
 
 def interpolation(group: Group) -> list[dict[str, Any]]:
@@ -127,7 +137,7 @@ def norm_statistics(group: Group) -> dict[str, Any] | None:
     before, after = [float(run.accuracy[1, 0]) for run in runs], [float(run.accuracy[-1, 0]) for run in runs]
     restored = [float(run.restored) for run in runs if run.restored is not None]
     lost = float(np.mean(before) - np.mean(after))
-    gained = summary(back - now for back, now in zip(restored, after))
+    gained = summary(back - now for back, now in zip(restored, after, strict=True))
     return {"before": summary(before), "after": summary(after), "restored": summary(restored), "gained": gained,
             "share": gained["mean"] / lost if lost > 0.005 else None}
 
@@ -139,21 +149,18 @@ def pull(group: Group) -> dict[str, Any]:
 
 
 def _row(run: Result, row: int) -> dict[str, float]:
-    return dict(zip(run.tasks, run.accuracy[row].tolist()))
+    """A row of the accuracy matrix by the tasks' names."""
+    return dict(zip(run.tasks, run.accuracy[row].tolist(), strict=True))
 
 
-def _length(run: Result, task: int) -> int:
-    """Steps of a task as far as they are known: the last measured one, and one interval more where it was not the end."""
-    every = int(run.recipe.get("every") or 1)
+def _goes_on(run: Result, task: int) -> bool:
+    """Whether the model kept after a task is another than the one measured last, or none was measured."""
     measured = [step for step in run.steps if step["task"] == task]
-    if not measured:
-        return every
-    last, end = measured[-1], _row(run, task)
-    at_end = all(end[name] == value for name, value in last["accuracy"].items())
-    return last["step"] if at_end else last["step"] + every
+    end = _row(run, task)
+    return not measured or any(end[name] != value for name, value in measured[-1]["accuracy"].items())
 
 
-def _interpolated(run: Result, plain: Result | None, entries: dict[int, list[float]]) -> tuple[float, float] | None:
+def _interpolated(run: Result, plain: Result | None, entries: Mapping[int, list[float]]) -> tuple[float, float] | None:
     """Adaptation and retention of one run at one amount, where both can be computed."""
     last = len(run.tasks)
     later = range(2, last + 1)
@@ -162,5 +169,5 @@ def _interpolated(run: Result, plain: Result | None, entries: dict[int, list[flo
     known, learned = float(run.accuracy[1, 0]), [float(plain.accuracy[task, task - 1]) for task in later]
     if known <= 0 or min(learned) <= 0:
         return None
-    shares = [entries[task][task - 1] / accuracy for task, accuracy in zip(later, learned)]
+    shares = [entries[task][task - 1] / accuracy for task, accuracy in zip(later, learned, strict=True)]
     return float(np.mean(shares)), entries[last][0] / known

@@ -114,8 +114,8 @@ def comparison_note(methods: list[dict[str, Any]]) -> str:
     number = len(_tests(methods))
     if not number:
         return "No comparison with plain fine-tuning."
-    return (f"Last column: points of retention more than plain fine-tuning, over common seeds, and the exact sign-flip p, "
-            f"Holm-corrected over {number} method{'s' if number > 1 else ''}; * below {LEVEL:g}.{too_few(methods)}")
+    return ("Last column: points of retention more than plain fine-tuning, over common seeds, and the exact sign-flip "
+            f"p, Holm-corrected over {number} method{'s' if number > 1 else ''}; * below {LEVEL:g}.{too_few(methods)}")
 
 
 def too_few(methods: list[dict[str, Any]]) -> str:
@@ -138,5 +138,6 @@ def _compared(row: Mapping[str, Any], wide: bool) -> Text:
     if not test:
         return Text("–")
     mark = "*" if significant(test) else " "
-    text = f"{100 * test['difference']:+.1f}{' ' if wide else chr(10)}{'p' if test['holm'] < 0.001 else 'p='}{probability(test['holm'])}{mark}"
+    p = probability(test["holm"])
+    text = f"{100 * test['difference']:+.1f}{' ' if wide else chr(10)}{'p' if p.startswith('<') else 'p='}{p}{mark}"
     return Text(text, style="green" if significant(test) and test["difference"] > 0 else "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from forgetting.report import series
 from forgetting.report.groups import BASELINE, Experiment
-from forgetting.report.rows import LEVEL, PAIRED, summary as summarised
+from forgetting.report.rows import LEVEL, PAIRED
+from forgetting.report.rows import summary as summarised
 from forgetting.report.table import comparison_note, probability, significant, too_few
 
 Cell = dict[str, Any]
@@ -20,8 +22,8 @@ _SUMMARY = {
     "forgetting": "forgetting (points)",
     "negative_flips": "negative flips (%)",
 }
-_NOTE = ("Mean ± standard error over n seeds. Retention: source accuracy after ÷ before. Adaptation: accuracy on each new "
-         "task when learned ÷ plain fine-tuning's with the same seed. Average accuracy: over all tasks at the end. "
+_NOTE = ("Mean ± standard error over n seeds. Retention: source accuracy after ÷ before. Adaptation: accuracy on each "
+         "new task when learned ÷ plain fine-tuning's with the same seed. Average accuracy: over all tasks at the end. "
          "Forgetting: how far earlier tasks fell from their best. Negative flips: source test examples that were right "
          "and are wrong now. Joint training sees all data at once: a ceiling, no contender.")
 
@@ -52,15 +54,15 @@ def paired(rows: list[dict[str, Any]]) -> dict[str, Any]:
     lines = []
     for row in rows:
         if row["paired"]:
-            cells: list[Cell] = [{"text": str(max(row["paired"][figure]["n"] for figure in PAIRED if row["paired"][figure])),
-                                  "mark": ""}]
+            seeds = max(row["paired"][figure]["n"] for figure in PAIRED if row["paired"][figure])
+            cells: list[Cell] = [{"text": str(seeds), "mark": ""}]
             for figure in PAIRED:
                 cells += _tested(row["paired"][figure])
             lines.append({"name": row["method"], "cells": cells})
     note = ("Differences to plain fine-tuning over common seeds. p: two-sided sign-flip test of the mean difference "
-            f"(exact up to 16 seeds); Holm: corrected over methods; * where that is below {LEVEL:g}."
-            " Intervals: Student's, of the mean difference. ") if lines else ""
-    return {"heads": heads, "rows": lines, "note": note + (too_few(rows) if lines else comparison_note(rows))}
+            f"(exact up to 16 seeds); Holm: corrected over methods; * where that is below {LEVEL:g}. Intervals: "
+            f"Student's, of the mean difference.{too_few(rows)}") if lines else comparison_note(rows)
+    return {"heads": heads, "rows": lines, "note": note}
 
 
 def norm_statistics(experiment: Experiment, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -76,9 +78,10 @@ def norm_statistics(experiment: Experiment, rows: list[dict[str, Any]]) -> dict[
         "heads": ["method", "source before (%)", "source after (%)", "after, with the source's norm statistics (%)",
                   "due to the statistics (points)", "share of the loss (%)"],
         "rows": lines,
-        "note": "Running means and variances of norm layers are not weights: no penalty sees them. The column before the last "
-                "two puts back those that belonged to the source, with the weights as they are at the end. A negative "
-                "share: the new weights suit the new statistics better. No share where less than half a point was lost.",
+        "note": "Running means and variances of norm layers are not weights: no penalty sees them. The column before "
+                "the last two puts back those that belonged to the source, with the weights as they are at the end. A "
+                "negative share: the new weights suit the new statistics better. No share where less than half a point "
+                "was lost.",
     }
 
 
@@ -102,9 +105,9 @@ def cost(experiment: Experiment, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "heads": ["method", "seconds", "of them training", "of them consolidation", "÷ plain fine-tuning",
                   "peak memory (MiB)", "pull ÷ task gradient"],
         "rows": lines,
-        "note": "Wall-clock seconds of the tasks after the shared pretraining, without testing. Peak memory: on a GPU of all "
-                "allocations; on a CPU the growth of the process, – where it did not grow. Pull: the penalty's gradient "
-                "norm ÷ the task loss's, median over the measured steps.",
+        "note": "Wall-clock seconds of the tasks after the shared pretraining, without testing. Peak memory: on a GPU "
+                "of all allocations; on a CPU the growth of the process, – where it did not grow. Pull: the penalty's "
+                "gradient norm ÷ the task loss's, median over the measured steps.",
     }
 
 
@@ -136,8 +139,8 @@ def _tested(test: Mapping[str, Any] | None) -> list[Cell]:
 
 
 def _minus(text: str) -> str:
-    """A number with the minus sign of print."""
-    return text.replace("-", "\N{MINUS SIGN}")
+    """A number with the minus sign of print, and none on a zero."""
+    return re.sub(r"-(?!0\.0+(?!\d))", "\N{MINUS SIGN}", text).replace("-", "")
 
 
 def _reasons(rows: list[dict[str, Any]]) -> str:

@@ -22,12 +22,10 @@ def made(method: str, seed: int, accuracy, *, settings=None, joint=False, tasks=
                     **recipe_fields).as_data()
     recipe["method"]["name"] = method
     accuracy = np.asarray(accuracy, dtype=np.float64)
-    plain = dict(
-        recipe=recipe, seed=seed, key=f"{method}-{seed}", tasks=tasks, pretrained=pretrained, accuracy=accuracy,
-        correct=tuple(tuple(flags(value) for value in row) for row in accuracy),
-        seconds_training=seconds, seconds_consolidation=0.0, peak_bytes=2**20, provenance={"torch": "2.6"},
-    )
-    return Result(**{**plain, **fields})
+    plain = {"seconds_training": seconds, "peak_bytes": 2**20, "provenance": {"torch": "2.6"}}
+    correct = tuple(tuple(flags(value) for value in row) for row in accuracy)
+    return Result(recipe=recipe, seed=seed, key=f"{method}-{seed}", tasks=tasks, pretrained=pretrained,
+                  accuracy=accuracy, correct=correct, **{**plain, **fields})
 
 
 def transfer(before: float, after: float, target: float) -> list[list[float]]:

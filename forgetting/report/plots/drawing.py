@@ -7,9 +7,12 @@ figure, so that one figure serves a light and a dark page; in a file of its own 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from matplotlib import style
@@ -86,12 +89,12 @@ def styles(labels: Sequence[str], names: Mapping[str, str]) -> dict[str, Style]:
     return found
 
 
-def look():
+def look() -> AbstractContextManager[None]:
     """The context in which figures are made and written: matplotlib's defaults and our settings, undone at its end."""
     return style.context(["default", _SETTINGS])
 
 
-def figure(width: float, height: float, panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
+def figure(width: float, height: float, panels: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of that many inches with that many panels side by side, laid out without overlaps."""
     drawn = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawn)
@@ -128,7 +131,7 @@ def inline(drawn: Figure, name: str, title: str) -> str:
     return f"{head}<title>{escape(title)}</title>{body.strip()}"
 
 
-def write(drawn: Figure, path) -> None:
+def write(drawn: Figure, path: str | os.PathLike[str]) -> None:
     """Write the figure to a ``.svg`` or ``.png`` file, on white, the same bytes each time."""
     suffix = str(path).rpartition(".")[2].lower()
     if suffix not in ("svg", "png"):

@@ -26,11 +26,11 @@ def retention_adaptation(experiment: Experiment, rows: list[dict[str, Any]]) -> 
     looks, paths = _styles(rows), []
     for name in dict.fromkeys(row["name"] for row in rows):
         groups = _in_order([_group(experiment, row) for row in rows if row["name"] == name])
-        found = [(group, stops[group.label]) for group in groups if stops[group.label] is not None]
-        if not found:
-            continue
-        curve = tuple(_curve(found[0][0])) if relative and len(found) == 1 else ()
-        paths.append(Path(found[0][0].label, looks[found[0][0].label], tuple(stop for _, stop in found), curve))
+        found = [(group, stop) for group in groups if (stop := stops[group.label]) is not None]
+        if found:
+            first = found[0][0]
+            curve = tuple(_curve(first)) if relative and len(found) == 1 else ()
+            paths.append(Path(first.label, looks[first.label], tuple(stop for _, stop in found), curve))
     return plane(paths, horizontal=RELATIVE if relative else ABSOLUTE) if paths else None
 
 
@@ -100,7 +100,7 @@ def _in_order(groups: list[Group]) -> list[Group]:
     """Groups of one name along the setting in which they differ, where that is one number."""
     values = [tuple(group.variant.values()) for group in groups]
     if all(len(value) == 1 and isinstance(value[0], int | float) for value in values):
-        return [group for _, group in sorted(zip(values, groups), key=lambda pair: pair[0])]
+        return [group for _, group in sorted(zip(values, groups, strict=True), key=lambda pair: pair[0])]
     return groups
 
 

@@ -38,9 +38,9 @@ class Panel:
 def over_steps(panels: Sequence[Panel], boundaries: Sequence[float] = ()) -> Figure:
     """Accuracy over optimizer steps: a panel beside a panel, mean and standard-error band, tasks' ends marked."""
     drawn, all_axes = figure(5.6 * len(panels), 3.9, len(panels))
-    for axes, panel in zip(all_axes, panels):
+    for axes, panel in zip(all_axes, panels, strict=True):
         axes.set_title(panel.title)
-        axes.set_xlabel("optimizer steps on the tasks after the source")
+        axes.set_xlabel("optimizer steps")
         axes.set_ylabel("test accuracy (%)")
         in_percent(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -85,11 +85,11 @@ def _draw(axes: Axes, line: Line, band: bool = True) -> None:
 def _named(drawn: Figure, all_axes: Sequence[Axes], panels: Sequence[Panel]) -> Figure:
     """Write every line's name beside its last point, the names a line of text apart, joined by a thin leader."""
     drawn.set_layout_engine("constrained", w_pad=0.06, wspace=0.0)
-    for axes, panel in zip(all_axes, panels):
+    for axes, panel in zip(all_axes, panels, strict=True):
         widest = max((len(line.label) for line in panel.lines), default=0)
         axes.annotate(" " * 4 + "m" * int(0.62 * widest + 1), (1, 0), xycoords="axes fraction", alpha=0.0, gid="room")
     settle(drawn)
-    for axes, panel in zip(all_axes, panels):
+    for axes, panel in zip(all_axes, panels, strict=True):
         for text in [text for text in axes.texts if text.get_gid() == "room"]:
             text.remove()
         _ends(axes, panel.lines)
@@ -100,7 +100,7 @@ def _ends(axes: Axes, lines: Sequence[Line]) -> None:
     area = axes.get_window_extent()
     ends = axes.transData.transform([(line.steps[-1], line.mean[-1]) for line in lines])
     heights = spread([float(y) for y in ends[:, 1]], gap=13.5, low=area.y0 + 4, high=area.y1 - 2)
-    for line, end, height in zip(lines, ends, heights):
+    for line, end, height in zip(lines, ends, heights, strict=True):
         box = ((end[0] - area.x0) / area.width, (end[1] - area.y0) / area.height)
         level = (height - area.y0) / area.height
         axes.annotate(

@@ -17,8 +17,8 @@ def matrix(values: np.ndarray, title: str) -> Figure:
     Beyond twelve tasks the cells carry colour only.
     """
     rows, columns = values.shape
-    cell = 0.5 if columns <= NUMBERED else 0.22
-    drawn, (axes,) = figure(max(2.6, 1.35 + cell * columns), 1.0 + 0.62 * cell * rows)
+    cell = 0.5 if columns <= 5 else 0.4 if columns <= NUMBERED else 0.22
+    drawn, (axes,) = figure(max(2.6, 1.35 + cell * columns), 1.0 + max(0.7 * cell, 0.16) * rows)
     axes.grid(False)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     for (row, column), value in np.ndenumerate(values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,9 +29,9 @@ def place(sizes: np.ndarray, anchors: np.ndarray, obstacles: np.ndarray, bounds:
         >>> place(np.array([[20.0, 10.0]] * 2), np.array([[50.0, 50.0]] * 2), np.empty((0, 4)), (0, 0, 100, 100)).shape
         (2, 2)
     """
-    options = [_candidates(size, anchor) for size, anchor in zip(sizes, anchors)]
-    fixed = [_fixed_cost(c, s, a, obstacles, bounds) for c, s, a in zip(options, sizes, anchors)]
-    chosen = np.array([c[np.argmin(cost)] for c, cost in zip(options, fixed)]).reshape(-1, 2)
+    options = [_candidates(size, anchor) for size, anchor in zip(sizes, anchors, strict=True)]
+    fixed = [_fixed_cost(c, s, a, obstacles, bounds) for c, s, a in zip(options, sizes, anchors, strict=True)]
+    chosen = np.array([c[np.argmin(cost)] for c, cost in zip(options, fixed, strict=True)]).reshape(-1, 2)
     for _ in range(8):
         before = chosen.copy()
         for label in range(len(chosen)):
@@ -75,7 +76,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 def segments(points: np.ndarray, thickness: float = 3.0, every: float = 6.0) -> np.ndarray:
     """Small boxes along a line through the points, (M, 4), for use as obstacles."""
     boxes = []
-    for start, stop in zip(points[:-1], points[1:]):
+    for start, stop in pairwise(points):
         steps = max(2, int(np.hypot(*(stop - start)) / every) + 1)
         along = start + np.linspace(0.0, 1.0, steps)[:, None] * (stop - start)
         boxes.append(_boxes(along, np.full(2, thickness)))
@@ -102,7 +103,9 @@ def _covered(boxes: np.ndarray, others: np.ndarray, margin: float) -> np.ndarray
     return np.clip(high - low, 0.0, None).prod(-1).sum(1)
 
 
-def _fixed_cost(candidates, size, anchor, obstacles, bounds) -> np.ndarray:
+def _fixed_cost(
+    candidates: np.ndarray, size: np.ndarray, anchor: np.ndarray, obstacles: np.ndarray, bounds: Sequence[float]
+) -> np.ndarray:
     """What a candidate costs whatever the other labels do: distance, things covered, leaving the area."""
     boxes = _boxes(candidates, size)
     outside = np.clip(np.asarray(bounds[:2]) - boxes[:, :2], 0, None) + np.clip(
@@ -113,15 +116,17 @@ def _fixed_cost(candidates, size, anchor, obstacles, bounds) -> np.ndarray:
     return 3.0 * distance + 0.3 * sideways + 6.0 * _covered(boxes, obstacles, 1.0) + 1e4 * outside.sum(1)
 
 
-def _crossings(candidates, anchor, centres, anchors) -> np.ndarray:
+def _crossings(candidates: np.ndarray, anchor: np.ndarray, centres: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """How many other leader lines each candidate's own would cross."""
     if len(centres) == 0:
         return np.zeros(len(candidates))
-
-    def side(a, b, c):
-        return np.sign((b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0]))
-
     start, stop = np.broadcast_to(anchor, candidates.shape)[:, None], candidates[:, None]
     other, end = anchors[None], centres[None]
-    apart = (side(start, stop, other) * side(start, stop, end) < 0) & (side(other, end, start) * side(other, end, stop) < 0)
-    return apart.sum(1).astype(float)
+    apart = _side(start, stop, other) * _side(start, stop, end) < 0
+    return (apart & (_side(other, end, start) * _side(other, end, stop) < 0)).sum(1).astype(float)
+
+
+def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """On which side of the line from a to b each c lies: the sign of a cross product."""
+    along, across = b - a, c - a
+    return np.sign(along[..., 0] * across[..., 1] - along[..., 1] * across[..., 0])

@@ -74,9 +74,9 @@ def _coordinates(stops: Sequence[Stop]) -> np.ndarray:
 def _frame(axes: Axes, paths: Sequence[Path]) -> None:
     """Room around what is drawn, and lines at 100 %."""
     points = np.concatenate([_coordinates((*path.runs, *path.curve)) for path in paths])
-    for low, high, limit in zip(points.min(0), points.max(0), (axes.set_xlim, axes.set_ylim)):
+    for axis, low, high in zip("xy", points.min(0), points.max(0), strict=True):
         room = max(0.13 * (high - low), 0.015)
-        limit(low - room, max(high + 1.4 * room, min(1.02, high + 0.1)))
+        axes.set(**{f"{axis}lim": (low - room, max(high + 1.4 * room, min(1.02, high + 0.1)))})
     for line in (axes.axvline, axes.axhline):
         line(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
 
@@ -91,15 +91,15 @@ def _name(axes: Axes, paths: Sequence[Path]) -> None:
                 texts.append(axes.text(0, 0, words, color=path.style.colour, fontsize=size, ha="center", va="center",
                                        zorder=6))
                 anchors.append((stop.adaptation, stop.retention))
-    renderer = axes.figure.canvas.get_renderer()
-    sizes = np.array([[box.width, box.height] for box in (text.get_window_extent(renderer) for text in texts)])
+    sizes = np.array([[box.width, box.height] for box in (text.get_window_extent() for text in texts)])
     pixels = axes.transData.transform(np.array(anchors))
-    area = axes.get_window_extent(renderer)
+    area = axes.get_window_extent()
     bounds = (area.x0 + 2, area.y0 + 3, area.x1 + 8, area.y1 + 2)
     centres = place(sizes, pixels, _obstacles(axes, paths), bounds)
     back = axes.transData.inverted()
-    for text, centre, anchor, size in zip(texts, centres, pixels, sizes):
-        text.set_position(back.transform(centre))
+    for text, centre, anchor, size in zip(texts, centres, pixels, sizes, strict=True):
+        x, y = back.transform(centre)
+        text.set_position((x, y))
         nearest = np.clip(anchor, centre - size / 2, centre + size / 2)
         if np.hypot(*(nearest - anchor)) > 20.0:
             ends = back.transform(np.array([anchor, nearest]))
@@ -118,6 +118,6 @@ def _obstacles(axes: Axes, paths: Sequence[Path]) -> np.ndarray:
             centre = np.array([stop.adaptation, stop.retention])
             point = to_pixels(centre)
             boxes.append(np.array([[*(point - half), *(point + half)]]))
-            for arm in ((stop.adaptation_error or 0.0, 0.0), (0.0, stop.retention_error or 0.0)):
-                boxes.append(segments(to_pixels(np.array([centre - arm, centre + arm]))))
+            arms = ((stop.adaptation_error or 0.0, 0.0), (0.0, stop.retention_error or 0.0))
+            boxes += [segments(to_pixels(np.array([centre - arm, centre + arm]))) for arm in arms]
     return np.concatenate(boxes)
