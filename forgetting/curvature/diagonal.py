@@ -133,7 +133,8 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         """Write the matrix as a safetensors file, which :meth:`load` and any other program can read."""
         about = {"format": _FORMAT, "about": json.dumps(self._about())}
         temporary = Path(f"{os.fspath(path)}.part")
-        save_file({name: value.contiguous() for name, value in self._values.items()}, temporary, metadata=about)
+        copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in self._values.items()}
+        save_file(copies, temporary, metadata=about)  # copies: names may share memory, which the format refuses
         temporary.replace(path)
 
     @classmethod

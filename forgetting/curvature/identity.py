@@ -71,7 +71,7 @@ class Identity(Curvature):
         return max(self._scales.values(), default=0.0)
 
     def diagonal(self) -> Parameters:
-        return {name: torch.tensor(scale) for name, scale in self._scales.items()}
+        return {name: torch.tensor(scale, dtype=torch.float64) for name, scale in self._scales.items()}
 
     def to(self, device: Mapping[str, torch.device] | torch.device | str) -> Identity:
         return self

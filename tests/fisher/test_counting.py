@@ -128,7 +128,8 @@ def test_routes_name_every_parameter():
         def __init__(self):
             super().__init__()
             self.embedding, self.norm, self.head = nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)
-            self.convolution, self.batch_norm, self.group_norm = nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4), nn.GroupNorm(2, 4)
+            self.convolution, self.batch_norm = nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4)
+            self.group_norm = nn.GroupNorm(2, 4)
             self.scale, self.idle = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2))
 
         def forward(self, x):

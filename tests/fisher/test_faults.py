@@ -110,7 +110,9 @@ class TestF10ArgmaxAndWeightedLabels:
 class TestF27ExpandedParameters:
     """Squares taken in place while expanded gradients share their memory."""
 
-    @pytest.mark.parametrize("name", ["class_token", "position_embedding", "layer_scale", "temperature", "learned_query"])
+    NAMES = ("class_token", "position_embedding", "layer_scale", "temperature", "learned_query")
+
+    @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("labels", ["exact", "empirical"])
     def test_expanded_parameters_are_squared_once(self, name, labels):
         assert_close(estimate(CASES[name], labels, 9, torch.float64), reference(name, labels, torch.float64))
@@ -121,7 +123,8 @@ class TestF27ExpandedParameters:
         class Offset(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.offset, self.gate, self.head = nn.Parameter(torch.randn(3)), nn.Parameter(torch.ones(1)), nn.Linear(4, 1)
+                self.offset, self.gate = nn.Parameter(torch.randn(3)), nn.Parameter(torch.ones(1))
+                self.head = nn.Linear(4, 1)
 
             def forward(self, x):
                 return torch.cat([self.head(x) * self.gate, self.offset.sum().expand(len(x), 1)], dim=1)

@@ -122,7 +122,7 @@ def test_the_watch_itself_notices():
     before = state(model)
     model.train()
     torch.rand(1)
-    with pytest.raises(AssertionError, match="modes.*random"):
+    with pytest.raises(AssertionError, match=r"modes.*random"):
         assert_left_as_found(before, model)
 
 
