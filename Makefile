@@ -46,7 +46,8 @@ docs: $(call stamp,$(docs_extras)) ## the documentation as HTML in docs/_build/h
 	@echo "the documentation lies at docs/_build/html/index.html"
 
 bench: $(call stamp,$(check_extras)) ## what a penalty and a Fisher cost, as ratios to a plain step
-	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks/speed --benchmark-only -q $(ARGS)
+	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks/speed --benchmark-only --benchmark-timer=time.process_time \
+		--benchmark-group-by=group,param:case --benchmark-columns=median,iqr,rounds --benchmark-sort=min -q $(ARGS)
 
 reproduce: ## published results, sitting this library's exams
 	@echo "no published result has been reproduced here yet: baselines/README.md says what will be, and how"; exit 1

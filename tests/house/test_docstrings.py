@@ -56,7 +56,7 @@ def parameters(value: object) -> list[str]:
         found = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return []
-    return [item.name for item in found if item.name not in ("self", "args", "kwargs") and item.kind != item.VAR_KEYWORD]
+    return [item.name for item in found if item.name not in ("self", "args") and item.kind != item.VAR_KEYWORD]
 
 
 def required(value: object) -> set[str]:

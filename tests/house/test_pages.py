@@ -14,7 +14,10 @@ import torch
 import forgetting
 from tests.house.sources import ROOT, files
 
-BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>[\w-]*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 SECTIONS = ("**Formula.**", "**Cost.**", "**When it works.**", "**When it does not.**", "**Reference.**")
 PAGES = [path for path in files(".md") if path.parent == ROOT or path.is_relative_to(ROOT / "docs")]
 CARDS = {path.stem: path for path in PAGES if path.parent == ROOT / "docs" / "methods" and path.stem != "index"}
