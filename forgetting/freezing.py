@@ -44,9 +44,9 @@ def freeze(
 
     Args:
         model: any module.
-        parameters: pattern, patterns, or a function of the name.
+        parameters: pattern, patterns, or a function of the name, which is asked for running statistics too.
         depth: number of groups, from the input on, at least 1.
-        keep: pattern, patterns, or a function of the name.
+        keep: likewise.
         inputs: one forward pass's inputs, for ``depth``: see :func:`~forgetting.execution.execution_groups`; ``None``
             takes the order of registration.
         norm_statistics: ``"still"``: the running statistics of the frozen part are held too, through any later

@@ -123,10 +123,18 @@ def test_the_model_is_left_as_found_also_after_an_exception():
 
 
 def test_a_compiled_model_is_put_in_order_too():
+    compilations = []
+
+    def backend(graph, _inputs):
+        compilations.append(graph)
+        return graph
+
     model = Reversed()
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend)
     compiled(torch.randn(1, 3))
+    count = len(compilations)
     assert execution_groups(compiled, torch.randn(1, 3)) == execution_groups(model, torch.randn(1, 3))
+    assert len(compilations) == count
 
 
 def test_resnet():

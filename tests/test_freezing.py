@@ -116,6 +116,18 @@ def test_a_tied_weight_is_frozen_by_each_of_its_names(name):
     assert learning(model) == ["body.weight", "body.bias"]
 
 
+def test_a_shared_module_is_frozen_by_each_of_its_names():
+    shared = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = nn.ModuleDict({"first": shared, "second": shared, "head": nn.Linear(4, 2)}).train()
+    with freeze(model, "second"):
+        assert learning(model) == ["head.weight", "head.bias"]
+        before = state(model)
+        model["first"](torch.randn(3, 4))
+        assert moved(model, before) == set()
+    with freeze(model, keep="second"):
+        assert learning(model) == ["first.0.weight", "first.0.bias", "first.1.weight", "first.1.bias"]
+
+
 def test_a_tied_weight_that_is_kept_learns():
     model = Tied()
     freeze(model, keep="head")
