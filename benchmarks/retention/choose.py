@@ -1,0 +1,118 @@
+"""Choose a sequence's rate and each method's setting on validation data: ``python -m benchmarks.retention.choose NAME``.
+
+Every method gets the same number of candidates; plain fine-tuning's are its rates. All runs use seeds that no table
+reports and the validation parts in place of the tests. The rate is the one at which plain fine-tuning learns the
+later tasks best; every other setting is the one with the best average accuracy over all tasks at the end, at that
+rate. The choice, with every candidate's score, goes into ``forgetting/chosen.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+
+from forgetting import methods, tasks
+from forgetting.protocol import Recipe, metrics, run
+from forgetting.tasks import TaskSequence
+
+CHOSEN = Path(methods.__file__).with_name("chosen.json")
+FIRST_SEED = 1000
+CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
+    "small-rate": tuple({"rate": rate} for rate in (0.3, 0.2, 0.1, 0.05, 0.03, 0.01)),
+    "ewc": tuple({"strength": strength} for strength in (1.0, 3.0, 10.0, 30.0, 60.0, 100.0)),
+    "l2sp": tuple({"strength": strength} for strength in (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    "freeze": tuple({"depth": depth, "rate": rate} for depth in (1, 2) for rate in (0.3, 1.0, 3.0)),
+    "linear-probe": tuple({"rate": rate} for rate in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
+    "layerwise-decay": tuple({"decay": decay} for decay in (0.9, 0.7, 0.5, 0.3, 0.2, 0.1)),
+    "wise-ft": tuple({"amount": amount} for amount in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+    "joint": tuple({"rate": rate} for rate in (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)),
+}
+RATES = {"sgd": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
+console = Console()
+
+
+def on_validation(sequence: TaskSequence) -> TaskSequence:
+    """The same sequence with the validation parts as tests: the tests are never touched."""
+    hidden = [dataclasses.replace(task, test=task.validation) for task in sequence]
+    return dataclasses.replace(sequence, tasks=tuple(hidden))
+
+
+def scores(recipe: Recipe, seeds: Sequence[int], figure: Callable[[np.ndarray], float], store: Path) -> list[float]:
+    """One figure a seed; −1 where the training diverged."""
+    name, found = str(recipe.sequence), []
+    for seed in seeds:
+        sequence = on_validation(tasks.sequence(name, scenario=recipe.scenario, seed=seed))
+        try:
+            found.append(figure(run(dataclasses.replace(recipe, sequence=sequence), seed, store=store).accuracy))
+        except ValueError as error:
+            if not str(error).startswith("the loss is"):
+                raise
+            found.append(-1.0)
+    return found
+
+
+def learned_later(accuracy: np.ndarray) -> float:
+    """The mean accuracy on the tasks after the source, each right after it was learned."""
+    return float(np.diagonal(accuracy[1:])[1:].mean())
+
+
+def best(name: str, recipes: Sequence[tuple[Any, Recipe]], seeds: Sequence[int],
+         figure: Callable[[np.ndarray], float], store: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The candidate with the highest mean, and the scores of all."""
+    table = []
+    for candidate, recipe in recipes:
+        found = scores(recipe, seeds, figure, store)
+        table.append({"candidate": candidate, "mean": round(float(np.mean(found)), 4), "scores": found})
+        console.print(f"{name:16} {candidate}: {table[-1]['mean']:.4f}")
+    winner = max(range(len(table)), key=lambda index: table[index]["mean"])
+    if winner in (0, len(table) - 1) and len(table) > 1:
+        console.print(f"[yellow]{name}: the best candidate lies at the end of its range[/yellow]")
+    return table[winner]["candidate"], table
+
+
+@click.command()
+@click.argument("name", type=click.Choice(tasks.names()))
+@click.option("--methods", "listed", default=",".join(CANDIDATES), show_default=True, help="comma-separated")
+@click.option("--seeds", default=4, show_default=True, help=f"seeds {FIRST_SEED} and on, which no table reports")
+@click.option("--set", "fields", multiple=True, metavar="KEY=VALUE", help="fields of the recipe, e.g. epochs=1")
+@click.option("--store", type=click.Path(path_type=Path), default=Path("runs/choose"), show_default=True)
+def main(name: str, listed: str, seeds: int, fields: Sequence[str], store: Path) -> None:
+    """Choose for the sequence NAME and write the choice into forgetting/chosen.json."""
+    torch.set_num_threads(1 if "digits" in name else torch.get_num_threads())
+    given = {key: json.loads(value) for key, _, value in (field.partition("=") for field in fields)}
+    drawn = range(FIRST_SEED, FIRST_SEED + seeds)
+    plain = Recipe(name, methods.get("finetune"), **given)
+    rates = [(rate, dataclasses.replace(plain, rate=rate)) for rate in RATES[plain.optimizer]]
+    rate, table = best("finetune", rates, drawn, learned_later, store)
+    chosen, evidence = {}, {"finetune": table}
+    recipe = dataclasses.replace(plain, rate=rate)
+    for method in listed.split(","):
+        candidates = [(settings, dataclasses.replace(recipe, method=methods.get(method, **settings)))
+                      for settings in CANDIDATES[method]]
+        chosen[method], evidence[method] = best(method, candidates, drawn, metrics.average_accuracy, store)
+    _write(name, {**given, "rate": rate}, chosen, {
+        "command": "python -m benchmarks.retention.choose " + " ".join(sys.argv[1:]),
+        "criterion": "rate: plain fine-tuning's accuracy on the later tasks right after learning; all else: average "
+                     "accuracy over all tasks at the end; both on validation data",
+        "seeds": list(drawn), "torch": torch.__version__, "candidates": evidence,
+    })
+
+
+def _write(name: str, recipe: dict[str, Any], chosen: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Put one sequence's choice into the table, the others left as they are."""
+    table = json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+    table[name] = {"provenance": provenance, "recipe": recipe, "methods": chosen}
+    CHOSEN.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

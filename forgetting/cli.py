@@ -1,0 +1,281 @@
+"""``forgetting run | report | list``: benchmark methods on a task sequence, and look at what was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from forgetting import methods, report, tasks
+from forgetting.protocol import Method, Recipe, Result, Store, run
+from forgetting.tasks import TaskSequence
+from forgetting.tasks.unknown import nearest
+
+console = Console()
+_SMALL = 200_000  # weights
+Settings = dict[str, dict[str, Any]]
+
+
+class _Errors(click.Group):
+    """Turns the library's own errors into one readable line; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, KeyError, FileNotFoundError, ImportError) as error:
+            if os.environ.get("FORGETTING_TRACEBACK"):
+                raise
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise click.ClickException(f"{text}\n(FORGETTING_TRACEBACK=1 shows where)") from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; the same command goes on after the last finished task") from None
+
+
+@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="forgetting")
+def main() -> None:
+    """Keep what a pretrained model knows while it learns, and measure both."""
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["methods", "sequences"]), required=False)
+def list_(what: str | None) -> None:
+    """List the methods and the task sequences that have names."""
+    if what in (None, "methods"):
+        table = Table("method", "what it does", title="methods", title_justify="left", box=None)
+        for name in methods.names():
+            table.add_row(name, methods.describe(name))
+        console.print(table)
+    if what in (None, "sequences"):
+        table = Table("sequence", "what it is", title="sequences", title_justify="left", box=None)
+        for name in tasks.names():
+            about = tasks.describe(name)
+            start = "pretrained" if about.pretrained else "from scratch"
+            table.add_row(name, f"{about.text} ({start}; {', '.join(about.scenarios)}-incremental)")
+        console.print(table)
+
+
+@main.command("report")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), help="the page's file; default: report.html in DIRECTORY")
+def report_(directory: Path, out: Path | None) -> None:
+    """Write ONE self-contained HTML page about every finished run in DIRECTORY."""
+    results = Store(directory).results()
+    if not results:
+        raise click.ClickException(f"{directory} holds no finished run; make some with: forgetting run … --out DIR")
+    page = out or directory / "report.html"
+    report.page(results, page)
+    console.print(report.table(results))
+    console.print(f"[bold]{page}[/bold] shows {len(results)} runs: open it in a browser")
+
+
+@main.command("run")
+@click.argument("sequence")
+@click.option("--methods", "names", required=True, help="comma-separated: names, file.py:Class or package.module:Class")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="runs a method: seeds 0 … N−1")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="where results are kept")
+@click.option("--scenario", type=click.Choice(["task", "domain", "class"]), help="task-, domain-, class-incremental")
+@click.option("--device", help="a torch device; default: a GPU where there is one")
+@click.option("--set", "assignments", multiple=True, metavar="METHOD.KEY=VALUE",
+              help="a method's setting (ewc.strength=1e3), or the recipe's for all (recipe.epochs=5)")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="write the table as JSON")
+@click.option("--wandb", "use_wandb", is_flag=True, help="log every run to Weights & Biases")
+@click.option("--dry-run", is_flag=True, help="say what would be run and what it would cost, and stop")
+def run_(
+    sequence: str, names: str, seeds: int, out: Path, scenario: str | None, device: str | None,
+    assignments: Sequence[str], json_file: Path | None, use_wandb: bool, dry_run: bool,
+) -> None:
+    """Let each method learn SEQUENCE, and show what it kept of the source task and how well it adapted.
+
+    Finished runs are not repeated and an interrupted one goes on after its last finished task.
+    """
+    listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    settings = _settings(assignments, [*listed, "recipe"])
+    recipes = _recipes(sequence, listed, scenario, device or _default_device(), settings)
+    learned = recipes[0].sequence_of(0)
+    with _threads(recipes[0], learned):
+        _preamble(recipes, learned, seeds, out)
+        if dry_run:
+            return
+        store, results = Store(out), []
+        with _progress(seeds * len(recipes) * len(learned)) as tell:
+            for seed in range(seeds):
+                for recipe in recipes:
+                    with _observer(tell, recipe, seed, len(learned), use_wandb) as observe:
+                        results.append(run(recipe, seed, store=store, observe=observe))
+    console.print(report.table(results))
+    if json_file:
+        _write_json(json_file, results)
+    console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _settings(assignments: Sequence[str], listed: Sequence[str]) -> Settings:
+    """``ewc.strength=1e3`` -> {"ewc": {"strength": 1000.0}}."""
+    shown = {name.rpartition(":")[2]: name for name in listed}
+    settings: Settings = {}
+    for assignment in assignments:
+        target, equals, value = assignment.partition("=")
+        method, dot, key = target.rpartition(".")
+        if not (equals and dot and key):
+            raise click.BadParameter(f"--set takes METHOD.KEY=VALUE, for example ewc.strength=1e3, not {assignment!r}")
+        if method not in shown:
+            raise click.BadParameter(nearest("method in --set", method, shown))
+        settings.setdefault(shown[method], {})[key] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, null or a list as JSON reads it; anything else is a text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _recipes(
+    sequence: str, listed: Sequence[str], scenario: str | None, device: str, settings: Settings
+) -> list[Recipe]:
+    """One recipe a method: the sequence's suggested one, and what --set changes."""
+    tasks.describe(sequence)
+    changes = settings.pop("recipe", {})
+    known = {field.name for field in dataclasses.fields(Recipe)} - {"sequence", "method", "scenario", "device"}
+    for key in changes:
+        if key not in known:
+            raise click.BadParameter(nearest("recipe setting", key, known))
+    fields = {**methods.suggested_recipe(sequence), **changes, "scenario": scenario, "device": device}
+    return [Recipe(sequence, _method(name, sequence, settings.get(name, {})), **fields) for name in listed]
+
+
+def _method(name: str, sequence: str, settings: dict[str, Any]) -> Method:
+    if ":" in name:
+        return methods.load(name, **settings)
+    return methods.get(name, sequence=sequence, **settings)
+
+
+@contextlib.contextmanager
+def _threads(recipe: Recipe, learned: TaskSequence) -> Iterator[None]:
+    """One thread for a small model on a CPU: more of them only wait for each other."""
+    before = torch.get_num_threads()
+    if recipe.device == "cpu" and _weights(recipe.model_of(learned, 0)) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _weights(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _preamble(recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, out: Path) -> None:
+    """What is about to happen and what it will cost, before anything is trained."""
+    recipe = recipes[0]
+    model = recipe.model_of(learned, 0)
+    console.print(
+        f"[bold]{learned.name}[/bold] ({learned.scenario}-incremental, {len(learned)} tasks, "
+        f"{'pretrained' if learned.pretrained else 'from scratch'}), data {learned.fingerprint()}\n"
+        f"device {recipe.device}, {recipe.dtype}, torch {torch.__version__}, {torch.get_num_threads()} threads; "
+        f"{recipe.network}: {_weights(model):,} weights\n"
+        f"{recipe.optimizer} at {recipe.rate:g}, {recipe.epochs} epochs of batches of {recipe.batch}\n"
+        f"{len(recipes)} methods × {seeds} seeds -> {out}"
+    )
+    table = Table("method", "settings", "consolidation of a task", "kept in memory", box=None, title_justify="left")
+    for recipe in recipes:
+        settings = ", ".join(f"{key} {_shown(value)}" for key, value in recipe.method.settings.items()) or "–"
+        table.add_row(recipe.method.name, settings, *_consolidation(recipe, learned, model))
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _consolidation(recipe: Recipe, sequence: TaskSequence, model: torch.nn.Module) -> tuple[str, str]:
+    """Predicted seconds and measured bytes of consolidating the first task, from two of its batches."""
+    if recipe.method.regularizer is None:
+        return "–", "–"
+    source = sequence.tasks[0].train
+    elapsed = []
+    for start in (0, recipe.batch):
+        indices = torch.arange(start, min(start + recipe.batch, len(source)))
+        regularizer = recipe.method.regularizer()
+        batches = source.subset(indices).to(recipe.device).batches(recipe.batch)
+        began = time.perf_counter()
+        regularizer.consolidate(model, batches, outputs=sequence.columns(0, 1))
+        elapsed.append(time.perf_counter() - began)
+    predicted = elapsed[-1] * len(source) / recipe.batch
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
+    return f"about {predicted:.2g} s", f"{kept / 2**20:.2f} MiB"
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _tensors(value)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A live line: what is learned now, and how many tasks are done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"),
+               TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        line = progress.add_task("starting", total=total)
+
+        def tell(text: str, done: int = 0) -> None:
+            progress.update(line, description=text, advance=done)
+
+        yield tell
+
+
+@contextlib.contextmanager
+def _observer(tell: Any, recipe: Recipe, seed: int, learned: int, use_wandb: bool) -> Iterator[Any]:
+    """Shows a run's events on the live line, and hands them to wandb where that was asked for."""
+    name, finished = recipe.method.name, 0
+    with contextlib.ExitStack() as stack:
+        inner = None
+        if use_wandb:
+            from forgetting.integrations.wandb import observing
+
+            inner = stack.enter_context(observing(recipe, seed))
+
+        def observe(event: dict[str, Any]) -> None:
+            nonlocal finished
+            if event["event"] == "task":
+                finished += 1
+                tell(f"{name}, seed {seed}: task {event['task']} learned", 1)
+            elif event["event"] == "step":
+                tell(f"{name}, seed {seed}: task {event['task']}, step {event['step']}")
+            if inner is not None:
+                inner(event)
+
+        yield observe
+        tell(f"{name}, seed {seed}: done", learned - finished)
+
+
+def _write_json(path: Path, results: Sequence[Result]) -> None:
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(json.dumps(report.rows(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()
