@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from forgetting import methods, report, tasks
-from forgetting.protocol import Method, Recipe, Result, Store, run
+from forgetting.protocol import Diverged, Method, Recipe, Result, Store, run
 from forgetting.tasks import TaskSequence
 from forgetting.tasks.unknown import nearest
 
@@ -108,16 +108,30 @@ def run_(
         _preamble(recipes, learned, seeds, out)
         if dry_run:
             return
-        store, results = Store(out), []
-        with _progress(seeds * len(recipes) * len(learned)) as tell:
-            for seed in range(seeds):
-                for recipe in recipes:
-                    with _observer(tell, recipe, seed, len(learned), use_wandb) as observe:
-                        results.append(run(recipe, seed, store=store, observe=observe))
-    console.print(report.table(results))
+        results, diverged = _all_runs(recipes, learned, seeds, Store(out), use_wandb)
+    if results:
+        console.print(report.table(results))
+        console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
     if json_file:
         _write_json(json_file, results)
-    console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
+    if diverged:
+        raise click.ClickException("\n".join(f"seed {seed}: {text}" for seed, text in diverged))
+
+
+def _all_runs(
+    recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, store: Store, use_wandb: bool
+) -> tuple[list[Result], list[tuple[int, Diverged]]]:
+    """Every method with every seed; a method that diverges does not keep the others from the table."""
+    results, diverged = [], []
+    with _progress(seeds * len(recipes) * len(learned)) as tell:
+        for seed in range(seeds):
+            for recipe in recipes:
+                with _observer(tell, recipe, seed, len(learned), use_wandb) as observe:
+                    try:
+                        results.append(run(recipe, seed, store=store, observe=observe))
+                    except Diverged as error:
+                        diverged.append((seed, error))
+    return results, diverged
 
 
 def _default_device() -> str:

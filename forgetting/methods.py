@@ -186,7 +186,7 @@ def load(reference: str, **settings: Setting) -> Method:
 
     Args:
         reference: ``"file.py:Name"`` or ``"package.module:Name"`` (importable from here). The name is that of a
-            :class:`~forgetting.Regularizer` (made with strength=1.0 unless set), of a
+            :class:`~forgetting.Regularizer` (made with its own default strength, or 1.0), of a
             :class:`~forgetting.protocol.Method`, or of a function that returns one.
         settings: what the class or function is called with; ``mode`` is the method's own.
 
@@ -241,8 +241,9 @@ def _own_regularizer(found: type[Regularizer], reference: str, settings: dict[st
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise TypeError(f"{reference} is abstract: it lacks {missing}")
-    settings = {"strength": 1.0, **settings}
     taken = inspect.signature(found).parameters
+    default = taken["strength"].default if "strength" in taken else inspect.Parameter.empty
+    settings = {"strength": 1.0 if default is inspect.Parameter.empty else default, **settings}
     mode = str(settings.pop("mode", "loss")) if "mode" not in taken else "loss"
     _call(found, reference, settings)
     return Method(found.__name__, settings, regularizer=lambda: found(**settings), mode=mode)

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from forgetting import methods, tasks
-from forgetting.protocol import Recipe, metrics, run
+from forgetting.protocol import Diverged, Recipe, metrics, run
 from forgetting.tasks import TaskSequence
 
 CHOSEN = Path(methods.__file__).with_name("chosen.json")
@@ -53,9 +53,7 @@ def scores(recipe: Recipe, seeds: Sequence[int], figure: Callable[[np.ndarray], 
         sequence = on_validation(tasks.sequence(name, scenario=recipe.scenario, seed=seed))
         try:
             found.append(figure(run(dataclasses.replace(recipe, sequence=sequence), seed, store=store).accuracy))
-        except ValueError as error:
-            if not str(error).startswith("the loss is"):
-                raise
+        except Diverged:
             found.append(-1.0)
     return found
 

@@ -19,4 +19,4 @@ class MyRegularizer(QuadraticRegularizer):
     def estimate(self, model, data, outputs):
         """The matrix of what the model has just learned: here from its weights alone."""
         weights = named(model, self.parameters)
-        return Identity({name: 1 / (float(weight.square().mean()) + 1e-3) for name, weight in weights.items()})
+        return Identity({name: 1 / (weight.square().mean().item() + 1e-3) for name, weight in weights.items()})

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from forgetting.regularizers import Regularizer
 
 
+class Diverged(ValueError):
+    """The loss is not finite: this recipe cannot be learned as it is, others can."""
+
+
 class Logbook:
     """Losses, norms and accuracies of one task, measured every ``monitor.every`` steps.
 
@@ -82,7 +86,7 @@ class Logbook:
         wrong = (~torch.isfinite(losses)).nonzero()
         if len(wrong):
             step = self._step - len(losses) + 1 + int(wrong[0])
-            raise ValueError(f"the loss is {float(losses[wrong[0, 0]])} at step {step} {self.advice}")
+            raise Diverged(f"the loss is {float(losses[wrong[0, 0]])} at step {step} {self.advice}")
         mean = float(torch.stack(self._task_losses).double().mean())
         self._losses, self._task_losses = [], []
         return mean
@@ -97,7 +101,7 @@ class Logbook:
             self.check()
         for name, parameter in self.monitor.model.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise ValueError(f"the weights {name!r} are not finite after step {self._step} {self.advice}")
+                raise Diverged(f"the weights {name!r} are not finite after step {self._step} {self.advice}")
 
 
 def gradient_norm(loss: Tensor, model: nn.Module) -> float:
