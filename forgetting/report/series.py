@@ -61,7 +61,7 @@ class Timeline:
         self.width = {task: min(measured[task] or found) for task, found in lengths.items()}
         self.scaled = any(len(found) > 1 for found in measured.values())
         ends = np.cumsum([self.width[task] for task in self.learned]).tolist()
-        self.start = dict(zip(self.learned, [0, *ends[:-1]], strict=True))
+        self.start = dict(zip(self.learned, [0, *ends], strict=False))
         self.boundaries = ends[:-1]
 
     def curve(self, run: Result, value: Callable[[dict[str, float], int], float | None]) -> tuple[Array, Array]:
