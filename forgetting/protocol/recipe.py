@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,11 +115,14 @@ class Recipe:
         object.__setattr__(self, "scenario", scenario)
         for kind, lowest in (("epochs", 1), ("batch", 1), ("every", 1), ("pretraining_epochs", 0)):
             value = getattr(self, kind)
-            if not isinstance(value, int) or value < lowest:
+            if type(value) is not int or value < lowest:
                 raise ValueError(f"{kind}={value!r}: expected a whole number of at least {lowest}")
-        for kind in ("rate", "pretraining_rate"):
-            if not 0 < getattr(self, kind) < float("inf"):
-                raise ValueError(f"{kind}={getattr(self, kind)!r}: a learning rate is finite and above 0")
+        for kind in ("rate", "pretraining_rate", "momentum", "weight_decay"):
+            value = getattr(self, kind)
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"{kind}={value!r}: expected a finite number of at least 0")
+            if value == 0 and kind.endswith("rate"):
+                raise ValueError(f"{kind}={value!r}: at a rate of 0 nothing is learned")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum={self.momentum} has no effect with {self.optimizer!r}; leave it at 0")
 

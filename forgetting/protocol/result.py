@@ -42,7 +42,10 @@ class Result:
         provenance: versions, platform, threads, device, data hash, when.
 
     Example:
-        >>> Result.from_data(result.as_data()).figures() == result.figures()   # doctest: +SKIP
+        >>> right, wrong = np.array([True]), np.array([False])
+        >>> result = Result({"method": {"name": "plain"}}, seed=0, key="", tasks=("source",), pretrained=False,
+        ...                 accuracy=np.array([[0.0], [1.0]]), correct=((wrong,), (right,)))
+        >>> Result.from_data(result.as_data()).figures() == result.figures()
         True
     """
 
