@@ -118,5 +118,8 @@ def proximal_share(importance: Tensor | float, a: Factor, delta: Tensor) -> Tens
     largest = torch.finfo(dtype).max
     capped = a.clamp(max=largest) if isinstance(a, Tensor) else min(a, largest)
     product = (importance.to(dtype) if isinstance(importance, Tensor) else importance) * capped
-    product = product.clamp(max=largest) if isinstance(product, Tensor) else min(product, largest)
-    return product / (1 + product) * delta.to(dtype)
+    if not isinstance(product, Tensor):
+        product = min(product, largest)
+        return product / (1 + product) * delta.to(dtype)
+    product.clamp_(max=largest)
+    return product.div_(1 + product).mul_(delta.to(dtype))

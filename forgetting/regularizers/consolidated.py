@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,15 @@ class Consolidated:
         anchor: μ, the weights that it pulls back to, in float32 or better.
         constants: c by parameter name: what separate tasks disagree about at μ.
         tasks: how many were consolidated.
+        rests: ``"curvature"`` and ``"anchor"`` -> what float32 could not hold of a merged A and μ. Only the next merge
+            reads it; without it, rounding errors of early anchors that disagree would outweigh a small μ.
     """
 
     curvature: Curvature
     anchor: Parameters
     constants: dict[str, float]
     tasks: int
+    rests: dict[str, Parameters] = field(default_factory=dict)
 
     @property
     def constant(self) -> float:
@@ -76,23 +79,39 @@ def merge(old: Consolidated | None, new: Curvature, live: Parameters, decay: flo
     before_all = old.curvature if old is not None else Diagonal({})
     if not isinstance(before_all, Diagonal):
         raise TypeError(f"anchors='separate' cannot continue from a {type(before_all).__name__}")
-    values = dict(before_all)
-    anchor = dict(old.anchor) if old is not None else {}
+    values, anchor = dict(before_all), dict(old.anchor) if old is not None else {}
     constants = dict(old.constants) if old is not None else {}
+    rests: dict[str, Parameters] = {"curvature": {}, "anchor": {}}
+    known = old.rests if old is not None and old.rests else rests
     for name in dict.fromkeys((*values, *new)):
-        present = _copy(live[name], torch.float64) if name in live else anchor[name].double()
-        added = new[name].double().to(present.device) if name in new else torch.zeros_like(present)
-        before = values[name].double() * decay if name in values else torch.zeros_like(present)
-        middle = anchor[name].double() if name in anchor else present
+        dtype = torch.promote_types(live[name].dtype, torch.float32)
+        present = live[name].detach().double()
+        added = new[name].to(present) if name in new else torch.zeros_like(present)
+        before = _whole(values, known["curvature"], name, torch.zeros_like(present)) * decay
+        gap = present - _whole(anchor, known["anchor"], name, present)
         total = before + added
         share = torch.where(total > 0, added / total, 1.0)
-        gap = present - middle
         apart = torch.where(total > 0, before * share * gap.square(), 0.0)
         constants[name] = decay * constants.get(name, 0.0) + float(apart.sum())
-        anchor[name] = torch.where(share < 1, middle + share * gap, present)
-        values[name] = total
+        middle = torch.where(share < 1, present - (1 - share) * gap, present)
+        values[name], rests["curvature"][name] = _halves(total, dtype)
+        anchor[name], rests["anchor"][name] = _halves(middle, dtype)
     curvature = Diagonal(values, examples=new.examples, labels=new.labels, routes=new.routes)
-    return Consolidated(curvature, anchor, constants, (old.tasks if old else 0) + 1)
+    return Consolidated(curvature, anchor, constants, (old.tasks if old else 0) + 1, rests)
+
+
+def _whole(halves: Parameters, rests: Parameters, name: str, otherwise: Tensor) -> Tensor:
+    """A stored tensor with its rest, in float64; ``otherwise`` where the name is new."""
+    if name not in halves:
+        return otherwise
+    whole = halves[name].to(otherwise)
+    return whole + rests[name].to(otherwise) if name in rests else whole
+
+
+def _halves(value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A float64 tensor in another precision (a copy, never an alias), and what that leaves over in float32."""
+    rounded = value.to(dtype, copy=True)
+    return rounded, (value - rounded).float()
 
 
 def _copy(parameter: Tensor, dtype: torch.dtype) -> Tensor:

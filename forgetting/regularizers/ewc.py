@@ -46,7 +46,7 @@ class EWC(QuadraticRegularizer):
         UserWarning: from ``consolidate``, where every importance is about 0 and nothing will be held.
 
     **Cost**: consolidation is one pass over ``data`` (exact labels: one backward a class). Memory: two copies of the
-    parameters whatever the number of tasks (``anchors="separate"``: two in float64). A step: two passes over them.
+    parameters whatever the number of tasks (``anchors="separate"``: four). A step: two passes over them.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3; Schwarz et al. 2018 (arXiv 1805.06370),
     section 4.2, for ``decay``; Huszár 2018 (arXiv 1712.03847) for tasks merged into one quadratic.

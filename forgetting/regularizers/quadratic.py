@@ -27,8 +27,7 @@ class QuadraticRegularizer(Regularizer):
 
     * ``anchors="latest"``: A ← γA + F and μ ← θ*, the weights of the last ``consolidate``; c = 0.
     * ``anchors="separate"``: the sum of one penalty a task, each with its own anchor, merged without loss:
-      S = γA + F; c ← γc + Σ(γAF/S)(θ*−μ)²; μ ← μ + (F/S)(θ*−μ); A ← S. Where S is 0, μ is θ*. It keeps A and μ in
-      float64, because a float32 mean of anchors that disagree loses what the gradient at small weights needs.
+      S = γA + F; c ← γc + Σ(γAF/S)(θ*−μ)²; μ ← μ + (F/S)(θ*−μ); A ← S. Where S is 0, μ is θ*.
 
     Args:
         strength: λ ≥ 0 with F a mean over examples.
@@ -39,8 +38,8 @@ class QuadraticRegularizer(Regularizer):
     Raises:
         ValueError: for a decay outside [0, 1] or anchors of another name.
 
-    **Cost**: memory of two copies of the parameters (``"separate"``: two in float64); a penalty is two passes over
-    them, forward and backward, and stores nothing between.
+    **Cost**: memory of two copies of the parameters (``"separate"``: four, two of which only the next merge reads),
+    whatever the number of tasks; a penalty is two passes over them, forward and backward, and keeps nothing between.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3; Huszár 2018 (arXiv 1712.03847) for one
     matrix in place of many. **Differs**: F is a mean over examples, never a sum.
@@ -119,7 +118,7 @@ class QuadraticRegularizer(Regularizer):
         """λ·A(θ−μ) of a state and the weights that it covers."""
         with torch.no_grad():
             product = state.curvature.product(_difference(live, state))
-            return {name: value * self.strength for name, value in product.items()}
+            return {name: value.mul_(self.strength) for name, value in product.items()}
 
     def _actions(self, model: nn.Module, mode: str) -> dict[str, Action]:
         if mode == "gradient":
@@ -174,8 +173,10 @@ class QuadraticRegularizer(Regularizer):
         state = self._consolidated
         if state is None:
             return {"tasks": 0}
-        return {"tasks": state.tasks, "constants": dict(state.constants), "anchor": dict(state.anchor),
-                "curvature": state.curvature.state_dict()}
+        return {
+            "tasks": state.tasks, "constants": dict(state.constants), "curvature": state.curvature.state_dict(),
+            "anchor": dict(state.anchor), "rests": {kind: dict(rest) for kind, rest in state.rests.items()},
+        }
 
     def _restore(self, learned: Mapping[str, Any]) -> None:
         """Take over a state, cut to what ``parameters=`` covers: the way out when a head was replaced."""
@@ -189,6 +190,7 @@ class QuadraticRegularizer(Regularizer):
             {name: learned["anchor"][name] for name in names},
             {name: learned["constants"].get(name, 0.0) for name in names},
             learned["tasks"],
+            {kind: {name: rest[name] for name in names} for kind, rest in learned["rests"].items()},
         )
 
 
@@ -201,7 +203,7 @@ class _HalfQuadratic(torch.autograd.Function):
         ctx.curvature, ctx.names, ctx.anchor = curvature, names, anchor
         ctx.save_for_backward(*weights)
         delta, product = _HalfQuadratic.product(curvature, names, anchor, weights)
-        terms = [(delta[name] * product[name]).sum() for name in names]
+        terms = [delta[name].mul_(product[name]).sum() for name in names]
         if not terms:
             return torch.zeros(())
         dtype = max((term.dtype for term in terms), key=lambda dtype: torch.finfo(dtype).bits)
@@ -212,8 +214,9 @@ class _HalfQuadratic(torch.autograd.Function):
         weights = ctx.saved_tensors
         _, product = _HalfQuadratic.product(ctx.curvature, ctx.names, ctx.anchor, weights)
         needed = ctx.needs_input_grad[3:]
+        scaled = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # in place, where no second derivative is built
         gradients = [
-            (product[name] * gradient.to(weight.device)).to(weight.dtype) if wanted else None
+            scaled(product[name], gradient.to(weight.device)).to(weight.dtype) if wanted else None
             for name, weight, wanted in zip(ctx.names, weights, needed, strict=True)
         ]
         return (None, None, None, *gradients)
