@@ -140,12 +140,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into eval mode and give it back exactly as it was found, exceptions included.
 
     What is put back: every module's own train/eval flag (fault F7: ``model.train()`` would re-enable a norm layer
-    that its owner had frozen), ``requires_grad``, ``.grad``, buffers, and the state of the random generators.
+    that its owner had frozen), ``requires_grad``, ``.grad``, buffers, the state of the random generators, and the
+    weights of embeddings with ``max_norm``, which a look-up rescales in place.
 
     Args:
         model: any module.
 
-    **Cost**: one copy of the buffers.
+    **Cost**: one copy of the buffers (and of the weights of embeddings with ``max_norm``).
 
     Example:
         >>> model = nn.Dropout()
@@ -159,6 +160,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     buffers = [(module, name, buffer, buffer.clone()) for module in model.modules()
                for name, buffer in module.named_buffers(recurse=False)]
+    rescaled = [(module.weight, module.weight.detach().clone()) for module in model.modules()
+                if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None]
     devices = sorted({parameter.device.index for parameter, *_ in parameters if parameter.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices):
@@ -175,3 +178,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = buffer
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+            for weight, value in rescaled:
+                weight.copy_(value)

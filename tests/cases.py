@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 from tests import networks as N
 from tests import pretrained
@@ -148,6 +149,8 @@ CONVOLUTIONS = (
 TOKENS = (
     Case("embedding", lambda: (nn.Sequential(nn.Embedding(5, 4, padding_idx=0), nn.Tanh(), N.Mean(1), nn.Linear(4, 3)),
                                words(4))),
+    Case("embedding_rescaled", lambda: (nn.Sequential(nn.Embedding(5, 4, max_norm=0.5), N.Mean(1), nn.Linear(4, 3)),
+                                        words(4))),
     Case("embedding_bag", lambda: (nn.Sequential(nn.EmbeddingBag(5, 4, mode="mean"), nn.Linear(4, 3)), words(4))),
     Case("attention", lambda: (N.Attention(True), data(3, 4))),
     Case("attention_sequence_first", lambda: (N.Attention(False), data(3, 4))),
@@ -202,6 +205,13 @@ RAW = (
     Case("einsum", lambda: (N.Applied(
         lambda m, x: torch.einsum("ntd,hdc,h->nc", x, m.weight, m.gate), weight=N.raw(2, 4, 3), gate=N.raw(2)),
         data(3, 4))),
+    Case("checkpointed", lambda: (N.Applied(
+        N.checkpointed, inner=nn.Linear(4, 4), scale=N.raw(4), head=nn.Linear(4, 3)), data(4))),
+    Case("checkpointed_closed_form", lambda: (N.Applied(
+        lambda m, x: m.head(checkpoint(lambda y: torch.tanh(m.inner(y)), x, use_reentrant=False)),
+        inner=nn.Linear(4, 4), head=nn.Linear(4, 3)), data(4))),
+    Case("differentiated_inside", lambda: (N.Applied(
+        N.differentiated, inner=nn.Linear(4, 4), head=nn.Linear(4, 3)), data(4))),
     Case("custom_function", lambda: (N.Applied(
         lambda m, x: m.head(torch.tanh(N.Scaled.apply(x, m.scale))), scale=N.raw(4), head=nn.Linear(4, 3)), data(4))),
     Case("penalised_weights", lambda: (N.Applied(
@@ -263,4 +273,4 @@ PRETRAINED = (
 
 CASES = {case.name: case for group in (PLAIN, CONVOLUTIONS, TOKENS, NORMS, RAW, LAYOUTS, LIKELIHOODS, PRETRAINED)
          for case in group}
-COUNT = 94
+COUNT = 98

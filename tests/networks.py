@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 class Applied(nn.Module):
@@ -280,3 +281,16 @@ def queried(model: Applied, x: Tensor) -> Tensor:
     """A learned query attends to the tokens: a parameter as the input of rules."""
     y, _ = model.attention(model.query.expand(len(x), -1, -1), x, x)
     return model.head(y.mean(1) + model.inner(model.query[:, 0]))
+
+
+def checkpointed(model: Applied, x: Tensor) -> Tensor:
+    """A part that runs again in the backward pass."""
+    return model.head(checkpoint(lambda y: torch.tanh(model.inner(y)) * model.scale, x, use_reentrant=False))
+
+
+def differentiated(model: Applied, x: Tensor) -> Tensor:
+    """The outputs depend on a gradient taken in the forward pass, as forces do on an energy."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (force,) = torch.autograd.grad(torch.tanh(model.inner(x)).sum(), x, create_graph=True)
+    return model.head(force)

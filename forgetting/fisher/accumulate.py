@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from forgetting.fisher import fallback
 from forgetting.fisher.batches import Batch, Forward, count, transform, unwrap
@@ -15,6 +16,8 @@ from forgetting.fisher.capture import Capture, Layout, Layouts, Use, leaves, rep
 from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 from forgetting.fisher.rules.base import widened
 from forgetting.parameters import Parameters, canonical
+
+_RUNS_AGAIN = "forgetting: parts of the forward pass run again in the backward pass"
 
 
 class Adapter(nn.Module):
@@ -63,14 +66,37 @@ class Accumulator:
         self._last = -1 if self.columns is None else int(self.columns.max())
 
     def add(self, batch: Batch) -> None:
-        """Add one batch's sum over examples of squared gradients."""
-        plan = Plan({}, set(), 0)
-        capture = Capture(self._tracked, lambda use, gradient: self._receive(use, gradient, plan))
-        with capture, torch.enable_grad():
-            outputs, targets = self._outputs(batch)
+        """Add one batch's sum over examples of squared gradients.
+
+        No rule knows a model that differentiates within its forward pass (a second derivative), or runs parts of it
+        again in the backward pass (activation checkpoints): all of it goes to the fallback.
+        """
+        plan: Plan | None = None
+        early: list[Use] = []
+
+        def receive(use: Use, gradient: Tensor) -> None:
+            if plan is None:
+                early.append(use)
+            else:
+                self._receive(use, gradient, plan)
+
+        capture = Capture(self._tracked, receive)
+        with torch.enable_grad():
+            try:
+                with capture, disable_saved_tensors_hooks(_RUNS_AGAIN):
+                    outputs, targets = self._outputs(batch)
+                opaque = bool(early)
+            except RuntimeError as error:
+                if _RUNS_AGAIN not in str(error):
+                    raise
+                opaque = True
+                outputs, targets = self._outputs(batch)
         cotangents = self._cotangents(outputs, targets)
         reached = {key: leaf for key, leaf in leaves(outputs).items() if key in self._tracked}
-        plan = self._plan(capture, {self._tracked[key] for key in reached}, batch, outputs)
+        if opaque:
+            plan = Plan({}, set(self.parameters), count(batch))
+        else:
+            plan = self._plan(capture, {self._tracked[key] for key in reached}, batch, outputs)
         if any(name not in plan.slow for use in capture.uses for name in use.slots.values()):
             for k, cotangent in enumerate(cotangents):
                 more = k + 1 < len(cotangents)

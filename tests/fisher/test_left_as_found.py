@@ -11,7 +11,8 @@ from tests.cases import CASES, cut
 from tests.fisher.estimates import LIKELIHOODS, require
 
 STATEFUL = ("residual_in_place", "dropout", "spectral_norm", "weight_norm", "frozen_trunk", "encoder_layer", "lstm",
-            "instance_norm_tracked", "tied_weights", "overwritten_input", "gpt", "resnet", "efficientnet", "vit")
+            "instance_norm_tracked", "tied_weights", "overwritten_input",
+            "embedding_rescaled", "checkpointed", "differentiated_inside", "gpt", "resnet", "efficientnet", "vit")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
