@@ -25,7 +25,7 @@ def batches(size=5):
 @pytest.mark.parametrize("settings", [
     {}, {"labels": "empirical"}, {"labels": "sampled"}, {"labels": "batched"}, {"examples": 7},
     {"parameters": "2.*"}, {"likelihood": fisher.Categorical()},
-], ids=lambda settings: ",".join(f"{key}={value}" if isinstance(value, str) else key for key, value in settings.items()))
+], ids=lambda found: ",".join(f"{key}={value}" if isinstance(value, str) else key for key, value in found.items()))
 def test_every_setting_reaches_the_fisher(settings):
     model = network()
     ewc = EWC(1.0, **settings)
