@@ -95,7 +95,7 @@ def cost(experiment: Experiment, rows: list[dict[str, Any]]) -> dict[str, Any]:
                   if run.seed in plain and plain[run.seed].seconds > 0]
         lines.append({"name": row["method"], "cells": [
             cell(row["seconds"], digits=2),
-            cell(summarised((run.seconds_training for run in runs)), digits=2),
+            cell(summarised(run.seconds_training for run in runs), digits=2),
             cell(summarised(run.seconds_consolidation for run in runs), digits=2),
             cell(summarised(ratios), digits=2),
             cell(summarised(run.peak_bytes / 2**20 for run in runs if run.peak_bytes)),

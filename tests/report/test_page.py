@@ -96,12 +96,12 @@ def test_inner_references_lead_somewhere_and_ids_are_unique(tmp_path):
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path, text_of_rich_page):
-    mpl.rcParams["font.size"] = 33.0
+    mpl.rcParams["xtick.major.size"] = 33.0
     try:
         assert written(tmp_path, rich_results(), "again.html") == text_of_rich_page
-        assert mpl.rcParams["font.size"] == 33.0
+        assert mpl.rcParams["xtick.major.size"] == 33.0
     finally:
-        mpl.rcParams["font.size"] = mpl.rcParamsDefault["font.size"]
+        mpl.rcParams["xtick.major.size"] = mpl.rcParamsDefault["xtick.major.size"]
     assert re.search(r"\d{4}-\d\d-\d\dT", text_of_rich_page) is None
     assert [path.name for path in tmp_path.iterdir()] == ["again.html"]
 
@@ -114,6 +114,10 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     reader = Reader(text)
     assert "script" not in reader.tags
     assert sum(HOSTILE in piece for piece in reader.text) >= 3
+    for name, svg in figure_svg(results):
+        drawn = [piece for piece in Reader(svg).text if HOSTILE[:20] in piece]
+        assert drawn, name
+        assert any(piece == HOSTILE for piece in drawn), (name, drawn)
 
 
 @pytest.mark.parametrize(

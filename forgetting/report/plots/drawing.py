@@ -141,6 +141,7 @@ def write(drawn: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def _written(drawn: Figure) -> str:
+    """The figure as matplotlib writes it."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    drawn.savefig(buffer, format="svg")
     return buffer.getvalue()
