@@ -122,4 +122,4 @@ def proximal_share(importance: Tensor | float, a: Factor, delta: Tensor) -> Tens
         product = min(product, largest)
         return product / (1 + product) * delta.to(dtype)
     product.clamp_(max=largest)
-    return product.div_(1 + product).mul_(delta.to(dtype))
+    return product.div_(1 + product) * delta.to(dtype)
