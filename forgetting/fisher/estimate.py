@@ -81,14 +81,7 @@ def diagonal(
         >>> fisher["weight"].shape, fisher.examples, fisher.routes
         (torch.Size([3, 2]), 4, {'weight': 'linear'})
     """
-    if labels not in LABELS:
-        raise ValueError(f"labels={labels!r} is not one of {', '.join(LABELS)}")
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance is a share of the predictive trace in [0, 1), got {tolerance}")
-    if tolerance and labels != "exact":
-        raise ValueError(f'tolerance={tolerance} drops backwards of labels="exact"; labels={labels!r} has none to drop')
-    if examples is not None and examples < 1:
-        raise ValueError(f"examples= must be at least 1, got {examples}")
+    _check(labels, tolerance, examples)
     model = getattr(model, "_orig_mod", model)
     _refuse_batch_statistics(model)
     with evaluating(model):
@@ -118,6 +111,18 @@ def diagonal(
     divisor = batches if labels == "batched" else seen
     means = {name: total / divisor for name, total in sums.sums.items()}
     return Diagonal(means, examples=seen, labels=labels, routes=sums.routes)
+
+
+def _check(labels: str, tolerance: float, examples: int | None) -> None:
+    """Raise for arguments out of their range, or without effect."""
+    if labels not in LABELS:
+        raise ValueError(f"labels={labels!r} is not one of {', '.join(LABELS)}")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance is a share of the predictive trace in [0, 1), got {tolerance}")
+    if tolerance and labels != "exact":
+        raise ValueError(f'tolerance={tolerance} drops backwards of labels="exact"; labels={labels!r} has none to drop')
+    if examples is not None and examples < 1:
+        raise ValueError(f"examples= must be at least 1, got {examples}")
 
 
 def _columns(outputs: Iterable[int] | None) -> Tensor | None:
