@@ -33,6 +33,7 @@ napoleon_custom_sections = ["Cost", "Reference", "Differs"]
 html_theme = "pydata_sphinx_theme"
 html_title = "forgetting"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
+html_sidebars = {page: [] for page in ("start", "conventions", "api")}
 html_show_sourcelink = False
 
 
