@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 class Diverged(ValueError):
-    """The loss is not finite: this recipe cannot be learned as it is, others can."""
+    """A loss or a weight is not finite: this recipe cannot be learned as it is, others can.
+
+    Example:
+        >>> from forgetting.protocol import Recipe, run
+        >>> run(Recipe("digits-transfer", rate=1e6, pretraining_epochs=1))
+        Traceback (most recent call last):
+        forgetting.protocol.logbook.Diverged: the loss is ... of task 2 (...), method 'finetune', rate 1000000.0: ...
+    """
 
 
 class Logbook:
@@ -80,7 +87,7 @@ class Logbook:
         Looking at a loss makes a GPU wait, so the losses are looked at together, a measurement at a time.
 
         Raises:
-            ValueError: naming the first step whose loss is not finite.
+            Diverged: naming the first step whose loss is not finite.
         """
         losses = torch.stack(self._losses)
         wrong = (~torch.isfinite(losses)).nonzero()
@@ -95,7 +102,7 @@ class Logbook:
         """Called once, after the last step.
 
         Raises:
-            ValueError: where the last losses or the weights are not finite.
+            Diverged: where the last losses or the weights are not finite.
         """
         if self._losses:
             self.check()

@@ -42,8 +42,8 @@ def run(
         The result; the model itself is not kept.
 
     Raises:
-        ValueError: where the loss is not finite (with the step, the task and what to lower), where the store is of
-            another version, or for anything in the recipe that does not fit.
+        Diverged: where the loss is not finite, with the step, the task and what to lower.
+        ValueError: where the store is of another version, or for anything in the recipe that does not fit.
 
     **Cost**: epochs over each task's training data, one pass over all test splits a task, one over those of the
     tasks so far every ``recipe.every`` steps.

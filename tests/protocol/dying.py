@@ -32,6 +32,9 @@ def arm(moment):
     write, record, replace = store._write, store.Store._record, Path.replace
     if moment == "between weights and figures":
         store._write = lambda path, content: die() if path.name == "progress.json" else write(path, content)
+    elif moment == "while weights are written":
+        store._write = lambda path, content: (
+            die() if path.suffix == ".pt" and "runs" in path.parts else write(path, content))
     elif moment == "while a file is written":
         Path.replace = lambda path, target: die() if Path(target).name == "progress.json" else replace(path, target)
     elif moment == "between figures and journal":
