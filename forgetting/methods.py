@@ -42,9 +42,9 @@ def small_rate(*, rate: float = 0.1) -> Method:
 
 
 def ewc(*, strength: float = 30.0, labels: str = "exact", anchors: str = "latest", decay: float = 1.0,
-        mode: str = "loss") -> Method:
+        examples: int | None = None, mode: str = "loss") -> Method:
     """Elastic weight consolidation: a pull back, weight by weight as its Fisher information says."""
-    settings = {"strength": strength, "labels": labels, "anchors": anchors, "decay": decay}
+    settings = {"strength": strength, "labels": labels, "anchors": anchors, "decay": decay, "examples": examples}
     return _regularized("ewc", EWC, settings, mode)
 
 

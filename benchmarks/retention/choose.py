@@ -1,4 +1,4 @@
-"""Choose a sequence's rate and each method's setting on validation data: ``python -m benchmarks.retention.choose NAME``.
+"""Choose rates and settings on validation data: ``python -m benchmarks.retention.choose SEQUENCE``.
 
 Every method gets the same number of candidates; plain fine-tuning's are its rates. All runs use seeds that no table
 reports and the validation parts in place of the tests. The rate is the one at which plain fine-tuning learns the
@@ -36,6 +36,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "wise-ft": tuple({"amount": amount} for amount in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
     "joint": tuple({"rate": rate} for rate in (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)),
 }
+MNIST_FISHER = {"examples": 2000}  # exact labels of all 55 000 images would take ten backwards each
 RATES = {"sgd": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
 console = Console()
 
@@ -94,8 +95,10 @@ def main(name: str, listed: str, seeds: int, fields: Sequence[str], store: Path)
     chosen, evidence = {}, {"finetune": table}
     recipe = dataclasses.replace(plain, rate=rate)
     for method in listed.split(","):
-        candidates = [(settings, dataclasses.replace(recipe, method=methods.get(method, **settings)))
-                      for settings in CANDIDATES[method]]
+        fixed = MNIST_FISHER if method == "ewc" and "mnist" in name else {}
+        settings = [{**fixed, **candidate} for candidate in CANDIDATES[method]]
+        candidates = [(one, dataclasses.replace(recipe, method=methods.get(method, **one)))
+                      for one in settings]
         chosen[method], evidence[method] = best(method, candidates, drawn, metrics.average_accuracy, store)
     _write(name, {**given, "rate": rate}, chosen, {
         "command": "python -m benchmarks.retention.choose " + " ".join(sys.argv[1:]),

@@ -48,7 +48,8 @@ def diagonal(
             averaged over batches, which is not a Fisher and exists to reproduce others.
         likelihood: what the outputs mean; ``None`` serves outputs [examples, classes] with integer targets.
         forward: ``forward(model, batch) -> (outputs, targets)`` for batches or models of another shape.
-        outputs: the columns of the last output dimension that belong to the task; targets stay numbers of ALL columns.
+        outputs: the columns of the last output dimension that belong to the task. Class labels stay numbers of ALL
+            columns; targets of a Bernoulli or Gaussian have the chosen columns only.
         parameters: patterns or a function of the name; default: every parameter that requires a gradient.
         examples: stop after exactly this many.
         tolerance: for exact categorical labels, the share in [0, 1) of the predictive covariance's trace that may be
