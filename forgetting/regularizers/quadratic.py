@@ -214,9 +214,8 @@ class _HalfQuadratic(torch.autograd.Function):
         weights = ctx.saved_tensors
         _, product = _HalfQuadratic.product(ctx.curvature, ctx.names, ctx.anchor, weights)
         needed = ctx.needs_input_grad[3:]
-        scaled = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # in place, where no second derivative is built
         gradients = [
-            scaled(product[name], gradient.to(weight.device)).to(weight.dtype) if wanted else None
+            product[name].mul_(gradient.to(weight.device)).to(weight.dtype) if wanted else None
             for name, weight, wanted in zip(ctx.names, weights, needed, strict=True)
         ]
         return (None, None, None, *gradients)

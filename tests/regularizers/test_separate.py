@@ -157,3 +157,18 @@ def test_the_present_value_of_a_copy_does_not_change_with_its_origin():
     before = twin.penalty(model)
     ewc.consolidate(model, curvature=importances(model, 7))
     assert torch.equal(twin.penalty(model), before)
+
+
+def test_a_state_continues_bit_for_bit():
+    model = Weights(a=torch.zeros(1000))
+    ewc, again = EWC(1.0, anchors="separate"), EWC(1.0, anchors="separate")
+    for task in range(TASKS):
+        move(model, task)
+        ewc.consolidate(model, curvature=importances(model, task))
+        if task == 2:
+            again.load_state_dict(ewc.state_dict())
+        if task > 2:
+            again.consolidate(model, curvature=importances(model, task))
+    assert torch.equal(again.consolidated.anchor["a"], ewc.consolidated.anchor["a"])
+    assert torch.equal(again.consolidated.rests["anchor"]["a"], ewc.consolidated.rests["anchor"]["a"])
+    assert again.consolidated.constant == ewc.consolidated.constant
