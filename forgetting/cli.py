@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -177,6 +178,8 @@ def _recipes(
 
 def _method(name: str, sequence: str, settings: dict[str, Any]) -> Method:
     if ":" in name:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # package.module:Class means the user's own folder too
         return methods.load(name, **settings)
     return methods.get(name, sequence=sequence, **settings)
 

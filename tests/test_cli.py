@@ -62,6 +62,20 @@ def test_one_table_with_the_users_own_regularizer(tmp_path: Path) -> None:
         assert 0 <= row["average_accuracy"]["mean"] <= 1
 
 
+def test_a_dotted_name_is_found_in_the_working_directory(tmp_path: Path) -> None:
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "pulls.py").write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    command = [sys.executable, "-c", "from forgetting.cli import main; main()", "run", "digits-transfer", "--dry-run",
+               "--methods", "own_package.pulls:MyRegularizer", "--out", "out"]
+    root = str(EXAMPLE.parents[2])
+    safe = {**os.environ, "PYTHONPATH": root, "PYTHONSAFEPATH": "1"}
+    finished = subprocess.run(command, cwd=tmp_path, env=safe, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert "MyRegularizer" in finished.stdout
+
+
 def test_report_writes_one_page(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib (extra: report)")
     call("run", "digits-transfer", "--methods", "finetune", "--seeds", 1, "--out", tmp_path, *QUICK)
