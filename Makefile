@@ -5,7 +5,7 @@ OLDEST_PYTHON ?= $(firstword $(foreach name,python3.10 python3.11 python3.12 $(P
 VENV ?= .venv
 EXTRAS ?=
 SEEDS ?= 10
-WORKERS ?= 2
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(2, min(8, os.cpu_count() or 2)))")
 ARGS ?=
 OUT ?= demo
 

@@ -25,8 +25,8 @@ class EWC(QuadraticRegularizer):
     training, and again after each task.
 
     Args:
-        strength: λ ≥ 0. F is a mean over examples, so λ does not depend on their number or on the batch size; the
-            posterior of the paper is λ = number of examples.
+        strength: λ ≥ 0. F is a mean over examples, so λ does not depend on their number or on the batch size.
+            Beside a mean loss, the paper's posterior is λ = source examples ÷ target examples.
         labels: whose labels the Fisher takes: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"``; see
             :func:`forgetting.fisher.diagonal`.
         decay: γ in [0, 1], the weight of the old matrix when a task is added (online EWC).
