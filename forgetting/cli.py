@@ -236,7 +236,8 @@ def _consolidation(recipe: Recipe, sequence: TaskSequence, model: torch.nn.Modul
         began = time.perf_counter()
         regularizer.consolidate(model, batches, outputs=sequence.columns(0, 1))
         elapsed.append(time.perf_counter() - began)
-    predicted = elapsed[-1] * len(source) / recipe.batch
+    used = min(len(source), int(recipe.method.settings.get("examples") or len(source)))
+    predicted = elapsed[-1] * used / recipe.batch
     kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
     return f"about {predicted:.2g} s", f"{kept / 2**20:.2f} MiB"
 

@@ -18,6 +18,7 @@ from forgetting.fisher.rules.base import widened
 from forgetting.parameters import Parameters, canonical
 
 _RUNS_AGAIN = "forgetting: parts of the forward pass run again in the backward pass"
+_IGNORED = -1  # no column has this number, whatever ignore_index the data uses
 
 
 class Adapter(nn.Module):
@@ -94,6 +95,7 @@ class Accumulator:
         cotangents = self._cotangents(outputs, targets)
         reached = {key: leaf for key, leaf in leaves(outputs).items() if key in self._tracked}
         if opaque:
+            self._layouts.separate(batch, outputs.detach())
             plan = Plan({}, set(self.parameters), count(batch))
         else:
             plan = self._plan(capture, {self._tracked[key] for key in reached}, batch, outputs)
@@ -195,7 +197,10 @@ class Accumulator:
             )
         targets = targets.to(outputs.device)
         likelihood = self.likelihood or infer(outputs, targets)
-        targets = self._local(targets, outputs, likelihood)
+        if isinstance(likelihood, Categorical):
+            likelihood.check_kind(targets)
+            targets = self._local(targets, outputs, likelihood.ignore_index)
+            likelihood = likelihood.ignoring(_IGNORED)
         likelihood.check(outputs, targets)
         if self.labels == "exact":
             return list(likelihood.exact(outputs, targets, self.tolerance))
@@ -203,11 +208,10 @@ class Accumulator:
             return [likelihood.sampled(outputs, targets, self.generator)]
         return [likelihood.empirical(outputs, targets)]
 
-    def _local(self, targets: Tensor, outputs: Tensor, likelihood: Likelihood) -> Tensor:
-        """Targets as positions within the task's columns; a label outside them raises."""
-        if not isinstance(likelihood, Categorical) or targets.is_floating_point() or targets.dtype == torch.bool:
-            return targets
-        ignored = targets == likelihood.ignore_index
+    def _local(self, targets: Tensor, outputs: Tensor, ignore_index: int) -> Tensor:
+        """Labels as positions within the task's columns, what is ignored as −1; a label outside them raises."""
+        targets = targets.long()
+        ignored = targets == ignore_index
         columns = self.columns if self.columns is not None else torch.arange(outputs.shape[-1])
         columns = columns.to(targets.device)
         outside = ~(torch.isin(targets, columns) | ignored)
@@ -219,7 +223,7 @@ class Accumulator:
             )
         lookup = targets.new_zeros(int(columns.max()) + 1)
         lookup[columns] = torch.arange(len(columns), device=targets.device)
-        return torch.where(ignored, targets, lookup[targets.masked_fill(ignored, int(columns[0]))])
+        return lookup[targets.masked_fill(ignored, int(columns[0]))].masked_fill(ignored, _IGNORED)
 
 
 def _shown(columns: list[int]) -> str:

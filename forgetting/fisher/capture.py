@@ -146,6 +146,7 @@ class Layouts:
         self._run = run
         self._tracked = tracked
         self._known: dict[tuple[Any, ...], list[Layout | None]] = {}
+        self._separate: set[int] = set()
 
     def of(self, capture: Capture, batch: Batch, outputs: Tensor) -> list[Layout | None]:
         """One layout a use of this batch's forward pass; None where the examples cannot be told apart for certain."""
@@ -158,12 +159,28 @@ class Layouts:
             self._known[key] = self._probe(uses, batch, outputs.detach())
         return self._known[key]
 
+    def separate(self, batch: Batch, outputs: Tensor) -> None:
+        """Raise where the model mixes examples; for models whose uses no rule may look at."""
+        if len(outputs) not in self._separate:
+            self._runs([], batch, outputs)
+            self._separate.add(len(outputs))
+
     def _trace(self, batch: Batch, indices: Sequence[int]) -> tuple[list[Use], Tensor]:
         with torch.no_grad(), Capture(self._tracked) as capture:
             output = self._run(choose(batch, indices))
         return capture.uses, output
 
     def _probe(self, uses: Sequence[Use], batch: Batch, outputs: Tensor) -> list[Layout | None]:
+        one, two, turned = self._runs(uses, batch, outputs)
+        if not len(uses) == len(one) == len(two) == len(turned):
+            return [None] * len(uses)
+        return [
+            _layout(use, a.source, b.source, c.source, count(batch))
+            for use, a, b, c in zip(uses, one, two, turned, strict=True)
+        ]
+
+    def _runs(self, uses: Sequence[Use], batch: Batch, outputs: Tensor) -> tuple[Sequence[Use], ...]:
+        """The uses with one and two examples and with the batch backwards; raises where their outputs disagree."""
         examples = count(batch)
         other = 1 if examples > 1 else 0
         two, both = self._trace(batch, [0, other])
@@ -174,12 +191,7 @@ class Layouts:
         self._independent(outputs[[0, other]], alone)
         self._independent(both, alone)
         self._independent(outputs, backwards.flip(0))
-        if not len(uses) == len(one) == len(two) == len(turned):
-            return [None] * len(uses)
-        return [
-            _layout(use, a.source, b.source, c.source, examples)
-            for use, a, b, c in zip(uses, one, two, turned, strict=True)
-        ]
+        return one, two, turned
 
     @staticmethod
     def _independent(outputs: Tensor, again: Tensor) -> None:

@@ -37,7 +37,8 @@ def diagonal(
               \Big[\big(\partial_{\theta_i} \log p_\theta(y \mid x_n)\big)^2\Big]
 
     θ are the selected weights, xₙ the N examples of ``data``. An example is one input; for sequences one SEQUENCE,
-    whose score is the sum over its valid positions. The batch size never enters (``"batched"`` apart).
+    whose score is the sum over its valid positions. The batch size never enters (``"batched"`` and a
+    ``tolerance`` above 0, whose choice of directions is made a batch, apart).
 
     Args:
         model: any module; it is run in eval mode and left as found.
@@ -51,7 +52,7 @@ def diagonal(
         outputs: the columns of the last output dimension that belong to the task. Class labels stay numbers of ALL
             columns; targets of a Bernoulli or Gaussian have the chosen columns only.
         parameters: patterns or a function of the name; default: every parameter that requires a gradient.
-        examples: stop after exactly this many.
+        examples: stop after exactly this many, the FIRST ones: shuffle data that is sorted by class.
         tolerance: for exact categorical labels, the share in [0, 1) of the predictive covariance's trace that may be
             dropped to save backwards; 0 ≤ F − F̂ then holds elementwise, the error of F̂ itself is not bounded by it.
         generator: draws for ``"sampled"``; default: a fresh one with seed 0.

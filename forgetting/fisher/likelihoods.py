@@ -6,11 +6,16 @@ second moment? With J the Jacobian of one example's outputs by the weights, F = 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 EXACT_CAP = 256
 _SMALLEST = 2.0**-54
@@ -74,11 +79,23 @@ class Categorical(Likelihood):
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         if outputs.ndim < 2:
             raise ValueError(f"Categorical expects outputs [examples, …, classes], got shape {tuple(outputs.shape)}")
-        if targets.is_floating_point() or targets.shape != outputs.shape[:-1]:
+        self.check_kind(targets)
+        if targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"Categorical expects integer targets of shape {tuple(outputs.shape[:-1])}, got {targets.dtype} of "
                 f"shape {tuple(targets.shape)}"
             )
+
+    def check_kind(self, targets: Tensor) -> None:
+        """Raise where targets are no whole numbers."""
+        if targets.is_floating_point() or targets.dtype == torch.bool:
+            raise ValueError(f"{type(self).__name__} expects integer targets, got {targets.dtype}")
+
+    def ignoring(self, index: int) -> Self:
+        """The same likelihood for targets that mark what does not count by another number."""
+        other = copy.copy(self)
+        other.ignore_index = index
+        return other
 
     def _valid(self, targets: Tensor) -> Tensor:
         return (targets != self.ignore_index).unsqueeze(-1)
@@ -256,7 +273,8 @@ class Gaussian(_Elementwise):
 
 def infer(outputs: Tensor, targets: Tensor) -> Likelihood:
     """The likelihood of two-dimensional outputs with integer targets; anything else must be named."""
-    if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+    whole = not targets.is_floating_point() and targets.dtype != torch.bool
+    if outputs.ndim == 2 and targets.ndim == 1 and whole:
         return Categorical()
     raise ValueError(
         f"likelihood=None cannot tell what outputs of shape {tuple(outputs.shape)} with targets of shape "

@@ -146,7 +146,8 @@ class Learning:
     def _consolidate(self, number: int, regularizer: Regularizer) -> float:
         """Let the regularizer absorb the task before; the seconds that took."""
         started = clock(self.recipe.device)
-        data = self.sequence[number - 2].train.batches(self.recipe.batch)
+        mixed = torch.Generator().manual_seed(derive(self.seed, "consolidation", number))  # the first n are a sample
+        data = self.sequence[number - 2].train.batches(self.recipe.batch, shuffle=True, generator=mixed)
         regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
         seconds = clock(self.recipe.device) - started
         self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})

@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["Summary", "holm", "sign_flip", "summary", "wilcoxon"]
 
 EXACT = 16  # up to this many differences every sign pattern is tried: 65536 of them
+_ROUNDING = 1e-12
 
 
 class Summary(NamedTuple):
@@ -87,7 +88,7 @@ def sign_flip(differences: Iterable[float], *, draws: int = 100_000, seed: int =
     """
     vector = _differences(differences)
     n = len(vector)
-    observed = abs(vector.sum()) * (1 - 1e-12)  # equal sums may differ in their last bits
+    observed = abs(vector.sum()) - _ROUNDING * np.abs(vector).sum()  # equal sums may differ in their last bits
     if n <= EXACT:
         patterns = np.arange(2**n, dtype=np.uint32)[:, None] >> np.arange(n, dtype=np.uint32) & 1
         return float((np.abs((1.0 - 2.0 * patterns) @ vector) >= observed).mean())
@@ -106,8 +107,8 @@ def wilcoxon(differences: Iterable[float]) -> float:
         differences: one a seed.
 
     Returns:
-        p in (0, 1]. Zero differences are left out (Wilcoxon's own way); without any other, p = 1. Exact for up to 16
-        others, with ties too (every sign pattern of the ranks); above that as scipy does it.
+        p in (0, 1]. Zero differences (up to 1e-12) are left out (Wilcoxon's own way); without any other, p = 1. Exact
+        for up to 16 others, with ties too (every sign pattern of the ranks); above that as scipy does it.
 
     Raises:
         ValueError: without differences, or where one is not finite.
@@ -121,10 +122,14 @@ def wilcoxon(differences: Iterable[float]) -> float:
     from scipy import stats  # here, because it takes as long to import as torch does
 
     vector = _differences(differences)
+    largest = np.abs(vector).max()
+    if largest <= _ROUNDING:
+        return 1.0
+    vector = np.round(vector / largest, 9)  # equal differences of accuracies may differ in their last bits
     vector = vector[vector != 0]
     if len(vector) > EXACT:
         return float(stats.wilcoxon(vector).pvalue)
-    return sign_flip(np.sign(vector) * stats.rankdata(np.abs(vector))) if len(vector) else 1.0
+    return sign_flip(np.sign(vector) * stats.rankdata(np.abs(vector)))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

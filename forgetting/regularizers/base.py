@@ -123,7 +123,8 @@ class Regularizer(ABC):
         clipping (the pull comes after it, unclipped), and not where the term is added to each of k micro-batches
         undivided: that multiplies λ by k (fault F17). "proximal" has, under SGD with or without momentum, dampening
         or Nesterov, the fixed point of "loss" (a = lr·λ·(1−dampening)/(1−momentum), else a = lr·λ), on another path,
-        and is stable at any strength, where "loss" diverges above lr·λ·F = 2. Under Adam and its relatives it is a
+        and is stable at any strength, where "loss" diverges above lr·λ·F = 2. Two proximal regularizers on one
+        optimizer act one after the other: then the fixed point is off by O(lr·λ). Under Adam and its relatives it is a
         decoupled objective of its own: the pull is not divided by √v.
 
         A parameter that is frozen or that the optimizer does not hold is left alone; a gradient of ``None`` becomes

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from forgetting import fisher
@@ -225,3 +226,22 @@ def test_a_model_that_returns_no_tensor():
 
     with pytest.raises(TypeError, match=r"returned dict without a tensor \.logits; pass forward="):
         fisher.diagonal(Odd(4, 3), PAIRS)
+
+
+@pytest.mark.parametrize("labels", ["exact", "sampled"])
+def test_mixing_is_seen_through_activation_checkpoints(labels):
+    """Models that no rule may look at are still looked at for mixing."""
+
+    class Rerun(Mixing):
+        def forward(self, x):
+            return torch.utils.checkpoint.checkpoint(super().forward, x, use_reentrant=False)
+
+    with pytest.raises(ValueError, match=r"outputs of an example change.*mixes examples"):
+        fisher.diagonal(Rerun(lambda z: z - z.mean(0)), PAIRS, labels=labels)
+
+
+def test_truth_values_are_no_classes():
+    with pytest.raises(ValueError, match=r"likelihood=None cannot tell"):
+        fisher.diagonal(linear(), [(torch.randn(2, 4), torch.tensor([True, False]))])
+    with pytest.raises(ValueError, match=r"Categorical expects integer targets, got torch\.bool"):
+        fisher.diagonal(linear(), [(torch.randn(2, 4), torch.tensor([True, False]))], likelihood=fisher.Categorical())

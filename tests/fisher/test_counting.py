@@ -166,3 +166,30 @@ def test_half_precision_gradients_are_squared_in_float32(dtype):
     found = fisher.diagonal(model.to(dtype), [(inputs.to(dtype), targets)], labels="empirical")
     assert {value.dtype for value in found.values()} == {torch.float32}
     assert_close(found, truth, 0.05)
+
+
+@pytest.mark.parametrize("labels", ["exact", "sampled", "empirical", "batched"])
+@pytest.mark.parametrize("ignore_index", [0, 1, 2])
+def test_an_ignored_number_is_one_of_all_columns(labels, ignore_index):
+    """A label whose place among the task's columns happens to be ``ignore_index`` counts like any other."""
+    model, inputs = nn.Linear(4, 6), torch.randn(8, 4)
+    targets = torch.tensor([3, 5, 3, 5, 5, 3, 3, 5])
+
+    def found(index, truth):
+        return fisher.diagonal(model, [(inputs, truth)], labels=labels, outputs=[3, 5],
+                               likelihood=fisher.Categorical(ignore_index=index))
+
+    assert_close(found(ignore_index, targets), found(-100, targets), 1e-6)
+    ignored = targets.clone()
+    ignored[:3] = ignore_index
+    marked = targets.clone()
+    marked[:3] = -100
+    assert_close(found(ignore_index, ignored), found(-100, marked), 1e-6)
+    assert found(ignore_index, ignored)["weight"].sum() != found(ignore_index, targets)["weight"].sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_whole_numbers_of_any_width_are_labels(dtype):
+    model, inputs, targets = nn.Linear(4, 3), torch.randn(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+    narrow = fisher.diagonal(model, [(inputs, targets.to(dtype))], labels="empirical")
+    assert_close(narrow, fisher.diagonal(model, [(inputs, targets)], labels="empirical"), 1e-6)

@@ -105,3 +105,29 @@ def test_bad_input(call):
 def test_a_p_value_is_a_probability():
     with pytest.raises(ValueError, match="'ewc' is 1.5"):
         statistics.holm({"ewc": 1.5})
+
+
+def every_sign(differences, statistic):
+    """The exact p-value of integer differences, in integers."""
+    patterns = list(itertools.product((-1, 1), repeat=len(differences)))
+    observed = abs(statistic(differences))
+    return sum(abs(statistic([s * d for s, d in zip(signs, differences, strict=True)])) >= observed
+               for signs in patterns) / len(patterns)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, -1, 1, 1, 2), (1, -1, -1, 0, 0, 1), (0, 2, 6, -3, -3, -3, 1),
+                                    (3, -3, 3, 5, 5, -1, 2, 2), (4, 4, 4, -4, 1, 7, -7)])
+@pytest.mark.parametrize("base", [0.0, 0.37, 0.905])
+def test_ties_of_accuracies_are_ties_whatever_their_last_bits(counts, base):
+    """Accuracies are k/539; two differences of equal counts differ in floating point."""
+    start = round(base * 539)
+    differences = [(start + count) / 539 - start / 539 for count in counts]
+    assert statistics.sign_flip(differences) == every_sign(counts, sum)
+    nonzero = [count for count in counts if count]
+    ranks = [int(2 * rank) for rank in stats.rankdata(np.abs(nonzero))]
+    signed = [int(np.sign(count)) * rank for count, rank in zip(nonzero, ranks, strict=True)]
+    assert statistics.wilcoxon(differences) == every_sign(signed, sum)
+
+
+def test_differences_that_are_rounding_are_none():
+    assert statistics.wilcoxon([1.1e-16, -2.2e-16, 1.1e-16]) == 1.0
