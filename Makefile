@@ -13,6 +13,7 @@ python := $(VENV)/bin/python
 comma := ,
 demo_extras := digits,report
 test_extras := $(if $(EXTRAS),$(EXTRAS),$(demo_extras)),dev
+exam_extras := $(demo_extras),vision,dev
 check_extras := $(demo_extras),dev
 docs_extras := $(demo_extras),docs
 methods := finetune,small-rate,ewc,l2sp,freeze,linear-probe,layerwise-decay,wise-ft,joint
@@ -21,7 +22,7 @@ methods := finetune,small-rate,ewc,l2sp,freeze,linear-probe,layerwise-decay,wise
 stamp = $(VENV)/.has-$(subst $(comma),-,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench reproduce test-oldest clean
+.PHONY: help demo test exams check docs bench reproduce test-oldest clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -35,6 +36,9 @@ demo: $(call stamp,$(demo_extras)) ## nine methods adapt a pretrained model to a
 
 test: $(call stamp,$(test_extras)) ## every test, doctest and documented code block (EXTRAS=all: with every optional package)
 	@OMP_NUM_THREADS=1 $(python) -m pytest -n $(WORKERS) --dist worksteal --benchmark-disable $(ARGS)
+
+exams: $(call stamp,$(exam_extras)) ## the promises about whole experiments (MNIST's where FORGETTING_DATA has it); a quarter of an hour
+	@$(python) -m pytest tests/exams -m exam -p no:cacheprovider $(ARGS)
 
 check: $(call stamp,$(check_extras)) ## style, types and layers, without running anything
 	@$(VENV)/bin/ruff check .

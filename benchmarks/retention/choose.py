@@ -34,7 +34,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "linear-probe": tuple({"rate": rate} for rate in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
     "layerwise-decay": tuple({"decay": decay} for decay in (0.9, 0.7, 0.5, 0.3, 0.2, 0.1)),
     "wise-ft": tuple({"amount": amount} for amount in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
-    "joint": tuple({"rate": rate} for rate in (0.3, 0.5, 1.0, 1.5, 2.0, 3.0)),
+    "joint": tuple({"rate": rate} for rate in (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)),
 }
 MNIST_FISHER = {"examples": 2000}  # exact labels of all 55 000 images would take ten backwards each
 RATES = {"sgd": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
