@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -86,7 +87,7 @@ def diagonal(
     _check(labels, tolerance, examples)
     model = getattr(model, "_orig_mod", model)
     _refuse_batch_statistics(model)
-    with evaluating(model):
+    with evaluating(model), _recurrence_without_cudnn(model):
         chosen = named(model, parameters, trainable=parameters is None)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -113,6 +114,13 @@ def diagonal(
     divisor = batches if labels == "batched" else seen
     means = {name: total / divisor for name, total in sums.sums.items()}
     return Diagonal(means, examples=seen, labels=labels, routes=sums.routes)
+
+
+def _recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """cuDNN's recurrent layers have no backward pass in eval mode; torch's own have one."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return contextlib.nullcontext()
 
 
 def _check(labels: str, tolerance: float, examples: int | None) -> None:

@@ -141,3 +141,22 @@ def test_it_works_under_no_grad():
         again = fisher.diagonal(model, cut(batch, 3))
     assert all(torch.equal(plain[name], again[name]) for name in plain)
     assert plain.trace() > 0
+
+
+def test_recurrent_layers_run_without_cudnn_and_it_is_back_afterwards():
+    """On a GPU cuDNN's LSTM has no backward pass in eval mode."""
+    seen = []
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return self.head(self.lstm(x)[0][:, -1])
+
+    before = torch.backends.cudnn.enabled
+    fisher.diagonal(Recurrent(), [(torch.randn(2, 5, 3), torch.tensor([0, 1]))], labels="empirical")
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.enabled == before
