@@ -214,7 +214,8 @@ def _preamble(recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, out:
     )
     table = Table("method", "settings", "consolidation of a task", "kept in memory", box=None, title_justify="left")
     for recipe in recipes:
-        settings = ", ".join(f"{key} {_shown(value)}" for key, value in recipe.method.settings.items()) or "–"
+        settings = ", ".join(f"{key} {_shown(value)}" for key, value in recipe.method.settings.items()
+                             if value is not None) or "–"
         table.add_row(recipe.method.name, settings, *_consolidation(recipe, learned, model))
     console.print(table)
 

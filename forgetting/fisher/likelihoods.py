@@ -9,13 +9,9 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 EXACT_CAP = 256
 _SMALLEST = 2.0**-54
@@ -91,7 +87,7 @@ class Categorical(Likelihood):
         if targets.is_floating_point() or targets.dtype == torch.bool:
             raise ValueError(f"{type(self).__name__} expects integer targets, got {targets.dtype}")
 
-    def ignoring(self, index: int) -> Self:
+    def ignoring(self, index: int) -> Categorical:
         """The same likelihood for targets that mark what does not count by another number."""
         other = copy.copy(self)
         other.ignore_index = index

@@ -67,7 +67,9 @@ def test_ewc_is_the_textbook_loop_with_a_penalty():
     for number, task in enumerate(recipe.sequence, 1):
         if number > 1:
             before = recipe.sequence[number - 2]
-            ewc.consolidate(model, before.train.batches(recipe.batch), outputs=before.outputs)
+            mixed = torch.Generator().manual_seed(derive(SEED, "consolidation", number))
+            batches = before.train.batches(recipe.batch, shuffle=True, generator=mixed)
+            ewc.consolidate(model, batches, outputs=before.outputs)
         by_hand(recipe, number, model, task.train, task.outputs, ewc.penalty if number > 1 else None)
     assert same(learned(recipe).model, model)
 
