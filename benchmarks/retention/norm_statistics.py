@@ -39,7 +39,7 @@ def recipe(norm_statistics: str, rate: float) -> Recipe:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/norm-statistics"), show_default=True)
 def main(seeds: int, out: Path) -> None:
     """Run the four rows and write one page about them."""
-    rows = [recipe(statistics, rate) for rate in (NO_STEP, 0.005) for statistics in ("moving", "still")]
+    rows = [recipe(statistics, rate) for rate in (NO_STEP, 0.001) for statistics in ("moving", "still")]
     results = [run(row, seed, store=Store(out)) for seed in range(seeds) for row in rows]
     for result in results:
         click.echo(f"{result.method:24} seed {result.seed}: source {result.accuracy[1, 0]:.3f} -> "
