@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from forgetting import methods, report, tasks
-from forgetting.protocol import Diverged, Method, Recipe, Result, Store, run
+from forgetting.protocol import Diverged, Method, Recipe, Result, Store, forecast, run
 from forgetting.tasks import TaskSequence
 from forgetting.tasks.unknown import nearest
 
@@ -216,39 +215,14 @@ def _preamble(recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, out:
     for recipe in recipes:
         settings = ", ".join(f"{key} {_shown(value)}" for key, value in recipe.method.settings.items()
                              if value is not None) or "–"
-        table.add_row(recipe.method.name, settings, *_consolidation(recipe, learned, model))
+        cost = forecast(recipe, learned, model)
+        shown = ("–", "–") if cost is None else (f"about {cost.seconds:.2g} s", f"{cost.bytes / 2**20:.2f} MiB")
+        table.add_row(recipe.method.name, settings, *shown)
     console.print(table)
 
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _consolidation(recipe: Recipe, sequence: TaskSequence, model: torch.nn.Module) -> tuple[str, str]:
-    """Predicted seconds and measured bytes of consolidating the first task, from two of its batches."""
-    if recipe.method.regularizer is None:
-        return "–", "–"
-    source = sequence.tasks[0].train
-    elapsed = []
-    for start in (0, recipe.batch):
-        indices = torch.arange(start, min(start + recipe.batch, len(source)))
-        regularizer = recipe.method.regularizer()
-        batches = source.subset(indices).to(recipe.device).batches(recipe.batch)
-        began = time.perf_counter()
-        regularizer.consolidate(model, batches, outputs=sequence.columns(0, 1))
-        elapsed.append(time.perf_counter() - began)
-    used = min(len(source), int(recipe.method.settings.get("examples") or len(source)))
-    predicted = elapsed[-1] * used / recipe.batch
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
-    return f"about {predicted:.2g} s", f"{kept / 2**20:.2f} MiB"
-
-
-def _tensors(state: Any) -> Iterator[torch.Tensor]:
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, dict):
-        for value in state.values():
-            yield from _tensors(value)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Learn tasks in order, test on all of them: recipe, run, result, and what is computed from results."""
 
 from forgetting.protocol import metrics, statistics
+from forgetting.protocol.forecast import Forecast, forecast
 from forgetting.protocol.logbook import Diverged
 from forgetting.protocol.method import Method
 from forgetting.protocol.monitor import Monitor
@@ -9,4 +10,5 @@ from forgetting.protocol.result import Result
 from forgetting.protocol.run import run
 from forgetting.protocol.store import Store
 
-__all__ = ["Diverged", "Method", "Monitor", "Recipe", "Result", "Store", "metrics", "run", "statistics"]
+__all__ = ["Diverged", "Forecast", "Method", "Monitor", "Recipe", "Result", "Store", "forecast", "metrics", "run",
+           "statistics"]
