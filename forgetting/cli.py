@@ -102,7 +102,7 @@ def run_(
     """
     listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     settings = _settings(assignments, [*listed, "recipe"])
-    recipes = _recipes(sequence, listed, scenario, device or _default_device(), settings)
+    recipes = _recipes(sequence, listed, scenario, _usable(device or _default_device()), settings)
     learned = recipes[0].sequence_of(0)
     with _threads(recipes[0], learned):
         _preamble(recipes, learned, seeds, out)
@@ -132,6 +132,16 @@ def _all_runs(
                     except Diverged as error:
                         diverged.append((seed, error))
     return results, diverged
+
+
+def _usable(device: str) -> str:
+    """The device, where this machine has it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise click.BadParameter(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); "
+                                 f"leave --device away for {_default_device()!r}") from error
+    return device
 
 
 def _default_device() -> str:

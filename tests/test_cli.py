@@ -141,6 +141,8 @@ def test_wrong_words_get_the_nearest_right_one(tmp_path: Path) -> None:
     assert "did you mean 'epochs'" in refused(*run, "ewc", "--set", "recipe.epoch=1")
     assert "did you mean 'ewc'" in refused(*run, "ewc", "--set", "ewcc.strength=1")
     assert "METHOD.KEY=VALUE" in refused(*run, "ewc", "--set", "strength=1")
+    assert "device 'cuda:99' cannot be used here" in refused(*run, "ewc", "--device", "cuda:99")
+    assert "device 'gpu' cannot be used here" in refused(*run, "ewc", "--device", "gpu")
     assert "no file" in refused(*run, "missing.py:Mine")
 
 
