@@ -33,7 +33,7 @@ class _Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, KeyError, FileNotFoundError, ImportError) as error:
+        except (ValueError, TypeError, KeyError, OSError, ImportError, SyntaxError) as error:
             if os.environ.get("FORGETTING_TRACEBACK"):
                 raise
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -101,6 +101,10 @@ def run_(
     Finished runs are not repeated and an interrupted one goes on after its last finished task.
     """
     listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not listed:
+        raise click.BadParameter("--methods names none: see forgetting list methods")
+    if json_file and not json_file.parent.is_dir():
+        raise click.BadParameter(f"--json {json_file}: there is no folder {json_file.parent}")
     settings = _settings(assignments, [*listed, "recipe"])
     recipes = _recipes(sequence, listed, scenario, _usable(device or _default_device()), settings)
     learned = recipes[0].sequence_of(0)

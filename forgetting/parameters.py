@@ -55,7 +55,9 @@ def select(names: Iterable[str], selection: Selection) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-            raise ValueError(f"the pattern {pattern!r} matches none of the {len(names)} parameters: {shown}")
+            module = any(name.startswith(f"{pattern}.") for name in names)
+            hint = f"; did you mean the module {pattern + '.*'!r}?" if module else ""
+            raise ValueError(f"the pattern {pattern!r} matches none of the {len(names)} parameters: {shown}{hint}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -143,6 +143,8 @@ def test_wrong_words_get_the_nearest_right_one(tmp_path: Path) -> None:
     assert "METHOD.KEY=VALUE" in refused(*run, "ewc", "--set", "strength=1")
     assert "device 'cuda:99' cannot be used here" in refused(*run, "ewc", "--device", "cuda:99")
     assert "device 'gpu' cannot be used here" in refused(*run, "ewc", "--device", "gpu")
+    assert "--methods names none" in refused(*run, ",")
+    assert "there is no folder" in refused(*run, "ewc", "--json", tmp_path / "none" / "rows.json")
     assert "no file" in refused(*run, "missing.py:Mine")
 
 
@@ -173,3 +175,16 @@ def test_a_truncated_result_is_named_and_done_again(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="result.json"):
         assert call(*arguments).exit_code == 0
     assert Store(tmp_path).results()[0].figures() == whole
+
+
+@pytest.mark.parametrize(("returned", "words"), [
+    ("0.5", "penalty returned float"), ("None", "penalty returned NoneType"),
+    ("self.zero(model).repeat(2)", "penalty returned shape (2,)"),
+])
+def test_a_penalty_that_is_no_scalar(tmp_path: Path, returned: str, words: str) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("from forgetting import Regularizer\n\n\nclass Own(Regularizer):\n"
+                   "    def consolidate(self, model, data=None, *, outputs=None, curvature=None): ...\n"
+                   f"    def penalty(self, model, inputs=None, outputs=None): return {returned}\n", encoding="utf-8")
+    assert words in refused("run", "digits-transfer", "--methods", f"{own}:Own", "--seeds", 1,
+                            "--out", tmp_path / "out", *QUICK)

@@ -61,7 +61,7 @@ class Categorical(Likelihood):
     Positions are independent labels given the outputs; the score of an example is the SUM over its valid positions.
 
     Args:
-        ignore_index: targets with this value do not count.
+        ignore_index: targets with this value do not count; an example of nothing else stays in the mean, as a zero.
 
     Example:
         >>> z = torch.zeros(1, 2)

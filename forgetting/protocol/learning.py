@@ -253,6 +253,8 @@ class Learning:
         strength = f" with strength {method.settings['strength']}" if "strength" in method.settings else ""
         remedy = "lower the rate"
         if self.regularizer is not None and method.mode != "proximal":
-            remedy += " or the strength, or choose mode='proximal', which is stable at any strength"
+            remedy += " or the strength"
+            if "proximal" in self.regularizer.modes:
+                remedy += ", or choose mode='proximal', which is stable at any strength"
         return (f"of task {number} ({self.sequence[number - 1].name}), method {method.name!r}{strength}, rate {rate}: "
                 f"{remedy}. Tasks that were finished before stay in the store")

@@ -83,6 +83,14 @@ class Method:
                     "they are plain values: a number, a text, a truth value or None"
                 )
 
+    def pieces(self) -> dict[str, Any]:
+        """What the regularizer says of itself (its class and plain attributes), for the run's hash."""
+        if self.regularizer is None:
+            return {}
+        fresh = self.regularizer()
+        plain = {key: value for key, value in vars(fresh).items() if isinstance(value, float | int | str | bool | None)}
+        return {"regularizer": type(fresh).__qualname__, **plain}
+
     def as_data(self) -> dict[str, Any]:
         """Name, settings and plain fields, ready for JSON."""
         return {"name": self.name, "settings": dict(self.settings), "mode": self.mode, "rate": self.rate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -136,7 +137,9 @@ class Recipe:
         """The initial model of one seed, the same for every method; the global generators are left as found."""
         with seeded(derive(seed, "network"), "cpu"):
             make = self.network if callable(self.network) else functools.partial(tasks.network, self.network)
-            model = make(sequence)
+            model = copy.deepcopy(make(sequence))  # a run trains its own: the caller's is left as found
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"network= gave a {type(model).__name__} for {sequence.name!r}, expected a model")
         return model.to(self.device, DTYPES[self.dtype])
 
     def as_data(self) -> dict[str, Any]:
@@ -156,7 +159,8 @@ class Recipe:
             seed: of the run.
             fingerprint: of the data (and of the initial model, where ``network`` is a function).
         """
-        return hashed({"recipe": self.as_data(), "seed": seed, "data": fingerprint, "format": FORMAT,
+        return hashed({"recipe": self.as_data(), "pieces": self.method.pieces(), "seed": seed, "data": fingerprint,
+                       "format": FORMAT,
                        "torch": torch.__version__})
 
     def pretraining_key(self, seed: int, fingerprint: str) -> str:

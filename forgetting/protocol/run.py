@@ -56,6 +56,8 @@ def run(
         >>> result.accuracy.shape
         (3, 2)
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number, at least 0")
     if not isinstance(recipe, Recipe):
         raise TypeError(f"run takes a Recipe, not a {type(recipe).__name__}")
     observe = observe or (lambda _: None)

@@ -75,6 +75,15 @@ class Lesson:
         return epochs * -(-len(self.examples) // size)
 
 
+def scalar(penalty: object, regularizer: Regularizer) -> Tensor:
+    """A penalty, where it is one."""
+    if not isinstance(penalty, Tensor) or penalty.ndim:
+        found = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
+        raise TypeError(f"{type(regularizer).__name__}.penalty returned {found}, expected a scalar tensor "
+                        "(self.zero(model) is one that is 0)")
+    return penalty
+
+
 def train(
     model: nn.Module,
     lesson: Lesson,
@@ -100,7 +109,7 @@ def train(
         logits = logits_of(model(inputs))
         task_loss = loss = lesson.loss(logits, targets)
         if regularizer is not None:
-            loss = task_loss + regularizer.penalty(model, inputs, logits)
+            loss = task_loss + scalar(regularizer.penalty(model, inputs, logits), regularizer)
         logbook.before(task_loss, loss, inputs, logits)
         optimizer.zero_grad()
         loss.backward()

@@ -77,6 +77,8 @@ class EWC(QuadraticRegularizer):
         seed: int = 0,
     ) -> None:
         super().__init__(strength, decay=decay, anchors=anchors, parameters=parameters)
+        if labels not in fisher.LABELS:
+            raise ValueError(f"labels={labels!r} does not exist: choose one of {', '.join(fisher.LABELS)}")
         self.labels = labels
         self.likelihood = likelihood
         self.forward = forward

@@ -150,3 +150,34 @@ def test_events_tell_the_run():
     assert {"loss", "accuracy", "penalty", "ratio", "step", "steps", "method", "seed"} <= set(step)
     assert next(event for event in events if event["event"] == "task")["accuracy"] == result.accuracy[2].tolist()
     assert events[-1]["result"] is result
+
+
+def test_the_callers_model_is_left_as_found():
+    """``network`` may give one and the same pretrained model again: every run trains a copy."""
+    recipe = tiny.recipe()
+    given = recipe.model_of(recipe.sequence, 0)
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    own = dataclasses.replace(recipe, network=lambda _: given)
+    first, second = run(own, 0), run(own, 0)
+    assert first.figures() == second.figures()
+    assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
+
+
+def test_a_regularizer_without_settings_still_names_its_run():
+    from forgetting.regularizers import EWC
+
+    keys = {dataclasses.replace(tiny.recipe(), method=Method("own", regularizer=lambda s=s: EWC(s))).key(0, "data")
+            for s in (1.0, 2.0)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, -1, True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="whole number"):
+        run(tiny.recipe(), seed)
+
+
+def test_a_network_that_gives_no_model():
+    own = dataclasses.replace(tiny.recipe(), network=lambda _: None)
+    with pytest.raises(TypeError, match="gave a NoneType"):
+        own.model_of(own.sequence, 0)
