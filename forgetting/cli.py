@@ -116,8 +116,8 @@ def run_(
     if results:
         console.print(report.table(results))
         console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
-    if json_file:
-        _write_json(json_file, results)
+        if json_file:
+            _write_json(json_file, results)
     if diverged:
         raise click.ClickException("\n".join(f"seed {seed}: {text}" for seed, text in diverged))
 

@@ -156,6 +156,13 @@ def test_a_method_that_diverges_leaves_the_others_their_table(tmp_path: Path) ->
     assert [row["method"] for row in table(tmp_path / "rows.json")] == ["finetune"]
 
 
+def test_when_every_run_diverges_that_is_what_is_said(tmp_path: Path) -> None:
+    words = refused("run", "digits-transfer", "--methods", "l2sp", "--seeds", 1, "--out", tmp_path / "out",
+                    "--json", tmp_path / "rows.json", "--set", "l2sp.strength=1e6", *QUICK)
+    assert "seed 0: the loss is" in words
+    assert not (tmp_path / "rows.json").exists()
+
+
 def test_nothing_to_report(tmp_path: Path) -> None:
     assert "forgetting run" in refused("report", tmp_path)
 
