@@ -7,44 +7,53 @@ activations only, and the per-example weight gradients are squared as they pass 
 
 from __future__ import annotations
 
-from collections import Counter
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from forgetting.fisher.batches import Batch, choose, count
-from forgetting.fisher.rules import BY_FUNCTION, Call, Rule
+from forgetting.fisher.batches import tensors, transform
+from forgetting.fisher.rules import Call, Rule
 
-_TOLERANCE = 1e-3
-_TOLERANCE_HALF = 5e-2
+_COMPOSITE = frozenset((functional.multi_head_attention_forward,))
+_ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 _DECIDING = frozenset((
     torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, torch.unique, Tensor.unique,
     Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__int__, Tensor.__index__,
 ))
+_SELECTING = frozenset((
+    "__getitem__", "__get__", "transpose", "t", "permute", "view", "reshape", "flatten", "unflatten", "unsqueeze",
+    "squeeze", "chunk", "split", "unbind", "select", "narrow", "movedim", "swapaxes", "contiguous", "clone", "expand",
+    "to", "float", "cat", "stack", "index_select", "embedding", "roll", "flip", "unsafe_chunk", "tensor_split",
+))
 
 
-@dataclass
-class Use:
-    """One call of a torch function that received tracked parameters: slot -> name."""
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A tensor made of parameters alone: a parameter, or a function of some (a slice, a looked-up position).
 
-    rule: Rule
-    call: Call
-    slots: dict[str, str]
-    source: Tensor
+    ``selects``: its elements are elements of the parameters, only moved.
+    """
+
+    tensor: Tensor
+    names: tuple[str, ...]
+    selects: bool
     version: int
 
-    def changed(self) -> bool:
-        """Whether the source was overwritten after this use."""
-        return self.call[self.rule.source]._version != self.version
+    @classmethod
+    def of(cls, tensor: Tensor, names: tuple[str, ...], selects: bool = True) -> Operand:
+        return cls(tensor, names, selects, tensor._version)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a use's source holds the examples: the dimension, and whether they are the slower part of it."""
+    """Where a tensor holds the examples: the dimension, and whether they are the slower part of it."""
 
     dimension: int
     major: bool
@@ -57,49 +66,184 @@ class Layout:
         return moved.unflatten(0, (repeats, examples)).transpose(0, 1)
 
 
-class Capture(TorchFunctionMode):
-    """Records the uses of ``tracked`` parameters (tensor id -> name) in the forward pass run inside it.
+@dataclass(frozen=True)
+class Step:
+    """What the probe found a call with parameters to be: a use by examples, a function of parameters alone, or
+    neither (the fallback's)."""
 
-    Args:
-        tracked: which parameters to look for.
-        receive: called in the backward pass with a use and the gradient at its output.
+    function: Any
+    names: tuple[tuple[str, ...], ...]
+    kind: str  # "use", "derived", "opaque"
+    rule: Rule | None = None
+    layout: Layout | None = None
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
-    ``decided`` says afterwards whether values in the data may have decided a shape.
-    """
 
-    def __init__(self, tracked: Mapping[int, str], receive: Callable[[Use, Tensor], None] | None = None) -> None:
+@dataclass(eq=False)
+class Use:
+    """One call by examples of a torch function that received parameters."""
+
+    rule: Rule
+    call: Call
+    slots: dict[str, Operand]
+    sources: dict[str, Tensor]
+    versions: dict[str, int]
+    step: Step
+
+    def changed(self) -> bool:
+        """Whether what the gradient needs was overwritten after this use."""
+        return (any(self.sources[key]._version != version for key, version in self.versions.items())
+                or any(operand.tensor._version != operand.version for operand in self.slots.values()))
+
+    def by_examples(self, gradient: Tensor, examples: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The sources and the gradient at the output, [examples, repeats, …] each."""
+        assert self.step.layout is not None
+        sources = {key: self.step.layouts[key].examples_first(source, examples)
+                   for key, source in self.sources.items() if key in self.step.layouts}
+        return sources, self.step.layout.examples_first(gradient, examples)
+
+
+class Diverged(Exception):
+    """The forward pass took another way than the probe's."""
+
+
+class Watch(TorchFunctionMode):
+    """Meets every torch function; ``decided`` says afterwards whether values in the data may have decided a shape."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self._tracked = tracked
-        self._receive = receive
-        self.uses: list[Use] = []
         self.decided = False
-        self.root = torch.zeros((), requires_grad=True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rule = BY_FUNCTION.get(func)
-        if rule is None:
-            self.decided = self.decided or _decides(func, args)
+        if func in _COMPOSITE:
+            with self:
+                return opened(func)(*args, **kwargs)
+        self.decided = self.decided or _decides(func, args)
+        return self.meet(func, args, kwargs)
+
+    def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What happens at a call."""
+        return func(*args, **kwargs)
+
+
+class Tracked(Watch):
+    """Knows which tensors are parameters, or made of parameters alone."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.operands = {id(value): Operand.of(value, (name,)) for name, value in parameters.items()}
+
+    def found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Operand]:
+        """The operands among the arguments, in order."""
+        known = self.operands
+        return [known[id(tensor)] for tensor in tensors((args, kwargs)) if id(tensor) in known]
+
+    def derive(self, func: Any, operands: Sequence[Operand], output: Any) -> None:
+        """Note that an output is made of parameters alone."""
+        names = tuple(dict.fromkeys(name for operand in operands for name in operand.names))
+        selects = getattr(func, "__name__", "") in _SELECTING and all(operand.selects for operand in operands)
+        for tensor in tensors(output):
+            if tensor.requires_grad and id(tensor) not in self.operands:
+                self.operands[id(tensor)] = Operand.of(tensor, names, selects)
+
+    def forget(self, operands: Sequence[Operand]) -> None:
+        """An operand that a call changed in place is no longer made of parameters alone."""
+        for operand in operands:
+            if operand.tensor._version != operand.version:
+                self.operands.pop(id(operand.tensor), None)
+
+
+class Capture(Tracked):
+    """Follows a plan through one forward pass: detaches the weights at their uses and hands over what comes back.
+
+    Args:
+        parameters: which to look for.
+        plan: what the probe found, a step a call.
+        receive: called in the backward pass with a use and the gradient at its output; without it the outputs are
+            kept in ``outputs``.
+
+    Raises:
+        Diverged: where a call is not the plan's.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], plan: Sequence[Step],
+                 receive: Callable[[Use, Tensor], None] | None = None) -> None:
+        super().__init__(parameters)
+        self._plan = iter(plan)
+        self._receive = receive
+        self.uses: list[Use] = []
+        self.outputs: list[Tensor] = []
+        self.root = torch.zeros((), requires_grad=True)
+
+    def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operands = self.found(args, kwargs) if torch.is_grad_enabled() else []
+        if not operands:
             return func(*args, **kwargs)
-        call = rule.bind(func, args, kwargs)
-        slots = {slot: self._tracked[id(call[slot])] for slot in rule.slots if id(call.get(slot)) in self._tracked}
-        if not slots or not rule.supports(call):
-            return func(*args, **kwargs)
-        weights = {id(call[slot]) for slot in slots}
-        output = func(
-            *(value.detach() if id(value) in weights else value for value in args),
-            **{key: value.detach() if id(value) in weights else value for key, value in kwargs.items()},
-        )
-        source = call[rule.source]
-        use = Use(rule, call, slots, source.detach(), source._version)
+        step = next(self._plan, None)
+        if step is None or step.function != func or step.names != tuple(operand.names for operand in operands):
+            raise Diverged
+        if step.kind == "use":
+            return self._use(step, func, args, kwargs)
+        output = func(*args, **kwargs)
+        if step.kind == "derived":
+            self.derive(func, operands, output)
+        else:
+            self.forget(operands)
+        return output
+
+    def finish(self) -> None:
+        """Raise where the plan had more."""
+        if next(self._plan, None) is not None:
+            raise Diverged
+
+    def _use(self, step: Step, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        assert step.rule is not None
+        assert step.layout is not None
+        call = step.rule.bind(func, args, kwargs)
+        slots = {key: self.operands[id(value)] for key, value in call.items()
+                 if isinstance(value, Tensor) and id(value) in self.operands}
+        versions = {key: call[key]._version for key in step.rule.needs(call, slots)}
+        known = self.operands
+
+        def detached(tensor: Tensor) -> Tensor:
+            return tensor.detach() if id(tensor) in known else tensor
+
+        args, kwargs = transform((args, kwargs), detached)
+        output: Tensor = func(*args, **kwargs)
+        call.update(dimension=step.layout.dimension, layouts=step.layouts)
+        sources = {key: step.rule.operand(call, key, output).detach() for key in versions}
+        use = Use(step.rule, call, slots, sources, versions, step)
         self.uses.append(use)
-        if self._receive is None or not torch.is_grad_enabled():
+        receive = self._receive
+        if receive is None:
+            self.outputs.append(output.detach().clone())
             return output
         if not output.requires_grad:
-            output = output + self.root.to(output.device, output.dtype)
-        receive = self._receive
+            output = _Rooted.apply(self.root, output.clone() if output._is_view() else output)
         output.register_hook(lambda gradient: receive(use, gradient))
         return output
+
+
+class _Rooted(torch.autograd.Function):
+    """Makes a gradient come back to an output that nothing before it needs one for, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, root: Tensor, output: Tensor) -> Tensor:
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+@cache
+def opened(function: Any) -> Any:
+    """A copy of a composite function that does not hand itself over whole, so that what it calls is seen."""
+    blind = {name: lambda *_: False for name in _ASKS}
+    return types.FunctionType(function.__code__, {**function.__globals__, **blind}, function.__name__,
+                              function.__defaults__, function.__closure__)
 
 
 def _decides(func: Any, args: Any) -> bool:
@@ -110,127 +254,20 @@ def _decides(func: Any, args: Any) -> bool:
     return func in _DECIDING or (func is torch.where and len(args) == 1)
 
 
-def leaves(output: Tensor) -> dict[int, Tensor]:
-    """The leaf tensors that an output depends on, by id."""
-    found = {} if output.grad_fn is not None or not output.requires_grad else {id(output): output}
-    waiting = [output.grad_fn] if output.grad_fn is not None else []
+def leaves(output: Tensor) -> Iterator[Tensor]:
+    """The leaf tensors that an output depends on."""
+    if output.grad_fn is None:
+        if output.requires_grad:
+            yield output
+        return
+    waiting = [output.grad_fn]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
         leaf = getattr(node, "variable", None)
         if leaf is not None:
-            found[id(leaf)] = leaf
+            yield leaf
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 waiting.append(parent)
-    return found
-
-
-def repeated(uses: Sequence[Use]) -> set[str]:
-    """Parameters that several uses share: their gradients must be summed before the square."""
-    counts = Counter(name for use in uses for name in use.slots.values())
-    return {name for name, times in counts.items() if times > 1}
-
-
-class Layouts:
-    """Finds where each use holds the examples, by running one and two of them and looking at what grew, and in which
-    order, by running the whole batch backwards.
-
-    Also the place where a model is caught that mixes examples: the same example must give the same outputs whatever
-    stands beside it. What was found holds for batches of the same shapes, unless the data decides shapes (packed
-    tokens, mixtures of experts): then every batch is looked at.
-    """
-
-    def __init__(self, run: Callable[[Batch], Tensor], tracked: Mapping[int, str]) -> None:
-        self._run = run
-        self._tracked = tracked
-        self._known: dict[tuple[Any, ...], list[Layout | None]] = {}
-        self._separate: set[int] = set()
-
-    def of(self, capture: Capture, batch: Batch, outputs: Tensor) -> list[Layout | None]:
-        """One layout a use of this batch's forward pass; None where the examples cannot be told apart for certain."""
-        uses = capture.uses
-        key = (
-            len(outputs),
-            *((use.rule.name, tuple(use.slots.values()), tuple(use.source.shape)) for use in uses),
-        )
-        if capture.decided or key not in self._known:
-            self._known[key] = self._probe(uses, batch, outputs.detach())
-        return self._known[key]
-
-    def separate(self, batch: Batch, outputs: Tensor) -> None:
-        """Raise where the model mixes examples; for models whose uses no rule may look at."""
-        if len(outputs) not in self._separate:
-            self._runs([], batch, outputs)
-            self._separate.add(len(outputs))
-
-    def _trace(self, batch: Batch, indices: Sequence[int]) -> tuple[list[Use], Tensor]:
-        with torch.no_grad(), Capture(self._tracked) as capture:
-            output = self._run(choose(batch, indices))
-        return capture.uses, output
-
-    def _probe(self, uses: Sequence[Use], batch: Batch, outputs: Tensor) -> list[Layout | None]:
-        one, two, turned = self._runs(uses, batch, outputs)
-        if not len(uses) == len(one) == len(two) == len(turned):
-            return [None] * len(uses)
-        return [
-            _layout(use, a.source, b.source, c.source, count(batch))
-            for use, a, b, c in zip(uses, one, two, turned, strict=True)
-        ]
-
-    def _runs(self, uses: Sequence[Use], batch: Batch, outputs: Tensor) -> tuple[Sequence[Use], ...]:
-        """The uses with one and two examples and with the batch backwards; raises where their outputs disagree."""
-        examples = count(batch)
-        other = 1 if examples > 1 else 0
-        two, both = self._trace(batch, [0, other])
-        one, first = self._trace(batch, [0]) if examples > 1 else (uses, outputs)
-        _, second = self._trace(batch, [1]) if examples > 1 else (uses, outputs)
-        turned, backwards = self._trace(batch, range(examples)[::-1]) if examples > 1 else (uses, outputs)
-        alone = torch.cat([first, second])
-        self._independent(outputs[[0, other]], alone)
-        self._independent(both, alone)
-        self._independent(outputs, backwards.flip(0))
-        return one, two, turned
-
-    @staticmethod
-    def _independent(outputs: Tensor, again: Tensor) -> None:
-        scale = float(outputs.abs().max())
-        worst = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
-        if worst > _tolerance(outputs) * scale:
-            raise ValueError(
-                f"the outputs of an example change by {worst:.3g} (largest output {scale:.3g}) with the examples "
-                "beside it, even in eval mode: the model mixes examples or draws random numbers, so there is no "
-                "gradient of one example; use running statistics or a norm within the example"
-            )
-
-
-def _tolerance(tensor: Tensor) -> float:
-    if not tensor.is_floating_point():
-        return 0.0
-    return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
-
-
-def _layout(use: Use, one: Tensor, two: Tensor, turned: Tensor, examples: int) -> Layout | None:
-    source = use.source
-    if not source.ndim == one.ndim == two.ndim or source.shape != turned.shape:
-        return None
-    grown = [d for d in range(source.ndim) if one.shape[d] != two.shape[d]]
-    if len(grown) != 1 or grown[0] >= use.rule.leading(use.call):
-        return None
-    (dimension,) = grown
-    if one.shape[dimension] * 2 != two.shape[dimension] or source.shape[dimension] % examples:
-        return None
-    repeats = source.shape[dimension] // examples
-    fits = list(_fitting(source, turned, dimension, examples))
-    return Layout(dimension, fits[0]) if len(fits) == 1 or (fits and 1 in (repeats, examples)) else None
-
-
-def _fitting(source: Tensor, turned: Tensor, dimension: int, examples: int) -> Iterator[bool]:
-    """Which orders (example slower, example faster) explain what turning the batch round did."""
-    repeats = source.shape[dimension] // examples
-    allowed = _tolerance(source) * float(source.abs().max())
-    for major, shape, flipped in ((True, (examples, repeats), 0), (False, (repeats, examples), 1)):
-        expected = source.unflatten(dimension, shape).flip(dimension + flipped).flatten(dimension, dimension + 1)
-        if float((expected - turned).abs().max()) <= allowed:
-            yield major

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from forgetting.curvature import Diagonal
 from forgetting.fisher.accumulate import Accumulator, Adapter
 from forgetting.fisher.batches import Batch, Forward, choose, count, default_forward, transform
+from forgetting.fisher.labels import LABELS, Labels
 from forgetting.fisher.likelihoods import Likelihood
 from forgetting.parameters import Selection, evaluating, named
 
-LABELS = ("exact", "sampled", "empirical", "batched")
 MEMORY = 256 * 2**20
 
 
@@ -96,11 +96,8 @@ def diagonal(
         sums = Accumulator(
             adapter=Adapter(model, forward or default_forward),
             parameters=chosen,
-            columns=_columns(outputs),
-            labels=labels,
-            likelihood=likelihood,
-            tolerance=tolerance,
-            generator=generator or torch.Generator().manual_seed(0),
+            labels=Labels(labels, likelihood, _columns(outputs), tolerance,
+                          generator or torch.Generator().manual_seed(0)),
             memory=memory,
         )
         device = next(iter(chosen.values())).device

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.batches import Batch, choose, count, tensors, transform
-from forgetting.fisher.rules.base import tile, widened
+from forgetting.fisher.rules.base import add_powers, exhausted, tile, widened
 from forgetting.parameters import Parameters
 
 Outputs = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
 
 def by_vmap(
-    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], memory: int
+    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], memory: int, power: int
 ) -> Parameters:
-    """Σ over examples and cotangents of (Jᵀv)², all examples of a tile at once."""
+    """Σ over examples and cotangents of |Jᵀv|^power, all examples of a tile at once."""
     size = count(batch)
     live = {name: parameter.detach() for name, parameter in parameters.items()}
     mapped = [tensor.ndim > 0 and len(tensor) == size for tensor in tensors(batch)]
@@ -30,19 +30,29 @@ def by_vmap(
     gradients = torch.func.vmap(torch.func.grad(score), in_dims=(None, over, 0), randomness="error")
     sums = {name: torch.zeros_like(widened(value)) for name, value in live.items()}
     step = tile(memory, sum(value.numel() for value in sums.values()), next(iter(sums.values())))
-    for start in range(0, size, step):
-        rows = range(start, min(size, start + step))
-        leaves = tuple(
-            tensor[rows.start : rows.stop] if own else tensor
-            for tensor, own in zip(tensors(batch), mapped, strict=True)
-        )
-        for cotangent in cotangents:
-            for name, gradient in gradients(live, leaves, cotangent[rows.start : rows.stop]).items():
-                sums[name] += widened(gradient).square().sum(0)
+    start = 0
+    while start < size:
+        part = slice(start, min(size, start + step))
+        leaves = tuple(tensor[part] if own else tensor for tensor, own in zip(tensors(batch), mapped, strict=True))
+        added = {name: torch.zeros_like(value) for name, value in sums.items()}
+        try:
+            for cotangent in cotangents:
+                for name, gradient in gradients(live, leaves, cotangent[part]).items():
+                    add_powers(added[name], widened(gradient), power)
+        except RuntimeError as error:
+            if step == 1 or not exhausted(error):
+                raise
+            step = max(1, step // 2)
+            continue
+        for name, value in added.items():
+            sums[name] += value
+        start = part.stop
     return sums
 
 
-def by_loop(outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor]) -> Parameters:
+def by_loop(
+    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], power: int
+) -> Parameters:
     """The same sum, one example and one backward at a time: for models that ``vmap`` cannot trace."""
     sums = {name: torch.zeros_like(widened(value.detach())) for name, value in parameters.items()}
     live = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
@@ -58,5 +68,5 @@ def by_loop(outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: 
             )
             for name, gradient in zip(live, gradients, strict=True):
                 if gradient is not None:
-                    sums[name] += widened(gradient).square()
+                    add_powers(sums[name], widened(gradient).unsqueeze(0), power)
     return sums

@@ -140,19 +140,29 @@ def test_routes_name_every_parameter():
     data = [(torch.randint(5, (4, 3)), torch.tensor([0, 1, 2, 0]))]
     routes = fisher.diagonal(Uses(), data).routes
     kinds = {"embedding": "embedding", "norm": "layer_norm", "convolution": "conv", "batch_norm": "batch_norm",
-             "group_norm": "group_norm", "head": "linear", "scale": "vmap", "idle": "unused"}
+             "group_norm": "group_norm", "head": "linear", "scale": "mul", "idle": "unused"}
     assert routes == {name: kinds[name.split(".")[0]] for name, _ in Uses().named_parameters()}
     assert fisher.diagonal(Uses(), data, labels="batched").routes["idle"] == "unused"
 
 
 def test_closed_forms_serve_the_models_they_are_for():
     """A route that falls to the fallback by accident is right and slow: nothing else would notice."""
-    expected = {"mlp": {"linear"}, "conv_grouped": {"conv", "linear"}, "conv_transposed": {"conv", "linear"},
-                "residual_in_place": {"conv", "batch_norm", "linear"}, "embedding": {"embedding", "linear"},
+    linear, image = {"linear"}, {"conv", "batch_norm", "linear"}
+    expected = {"mlp": linear, "conv_grouped": {"conv", "linear"}, "conv_transposed": {"conv", "linear"},
+                "residual_in_place": image, "embedding": {"embedding", "linear"},
                 "layer_norm": {"layer_norm", "linear"}, "group_norm": {"group_norm", "conv", "linear"},
-                "merged_position_major": {"linear", "layer_norm"}, "windows": {"linear", "vmap"},
-                "resnet": {"conv", "batch_norm", "linear"}, "efficientnet": {"conv", "batch_norm", "linear"},
-                "gpt": {"addmm", "layer_norm", "vmap"}}
+                "rms_norm": {"rms_norm", "linear"}, "prelu": {"local", "linear"}, "bilinear": {"local"},
+                "merged_position_major": {"linear", "layer_norm"}, "windows": {"linear", "add"},
+                "attention": linear, "attention_cross": {"linear", "repeat"}, "attention_by_hand":
+                {"matmul", "add", "mul", "linear"}, "encoder_layer": {"linear", "layer_norm"}, "shared_layer": linear,
+                "position_embedding": {"add", "linear"}, "class_token": {"expand", "add", "mul", "linear"},
+                "layer_scale": {"mul", "linear"}, "tied_weights": {"embedding+linear", "linear"}, "einsum": {"local"},
+                "weight_norm": {"linear", "linear (vjp)"}, "transposed_by_hand": {"matmul", "addmm"},
+                "resnet": image, "efficientnet": image, "bert": {"embedding", "add", "layer_norm", "linear"},
+                "bert_sdpa": {"embedding", "add", "layer_norm", "linear"},
+                "gpt": {"addmm", "add", "embedding+linear", "layer_norm"},
+                "gpt_sdpa": {"addmm", "add", "embedding+linear", "layer_norm"},
+                "vit": {"expand", "add", "mul", "conv", "layer_norm", "linear"}}
     for name, routes in expected.items():
         if CASES[name].needs is None or importlib.util.find_spec(CASES[name].needs):
             assert set(estimate(CASES[name], "empirical", 7, torch.float32).routes.values()) == routes, name

@@ -1,24 +1,50 @@
-"""Linear maps: y = xWᵀ + b, and ``addmm`` as GPT-2's Conv1D uses it."""
+"""Linear maps: y = xWᵀ + b, ``addmm`` as GPT-2's Conv1D uses it, and products with a matrix on the right."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forgetting.fisher.rules.base import Call, Rule, tile, widened
+from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, add_powers, powered, widened
+
+CACHE = 2**20  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
+_SMALL = 2**15  # bytes: below this the call costs more than the product, so several examples share one
 
 
-def squared_products(x: Tensor, g: Tensor, memory: int) -> Tensor:
-    """Σₙ (Σₜ g[n,t,o]·x[n,t,i])², [out, in]; x [n, t, in], g [n, t, out]."""
+def products(x: Tensor, g: Tensor, total: Tensor, power: int, memory: int) -> None:
+    """total[o, i] += Σₙ |Σₜ g[n,t,o]·x[n,t,i]|^power; x [n, t, i], g [n, t, o]."""
     if x.shape[1] == 1:
-        return g[:, 0].square().T @ x[:, 0].square()
-    total = x.new_zeros(g.shape[-1], x.shape[-1])
-    step = tile(memory, total.numel(), x)
-    for start in range(0, len(x), step):
-        products = torch.bmm(g[start : start + step].transpose(1, 2), x[start : start + step])
-        total += products.square_().sum(0)
-    return total
+        total.addmm_(powered(g[:, 0], power).T, powered(x[:, 0], power))
+        return
+    row = max(1, x.shape[-1] * x.element_size())
+    size = total.shape[0] * row
+    if size <= _SMALL:
+        add_in_tiles(total, len(x), max(1, min(memory, CACHE) // max(1, size)),
+                     lambda part: torch.bmm(g[part].transpose(1, 2), x[part]), power)
+    else:
+        _by_rows(x, g, total, power, max(1, min(memory, CACHE) // row))
+
+
+def _by_rows(x: Tensor, g: Tensor, total: Tensor, power: int, rows: int) -> None:
+    """One example's gradient at a time, as many of its rows as stay in the cache."""
+    parts = -(-total.shape[0] // rows)
+    rows = -(-total.shape[0] // parts)
+    scratch = x.new_empty(rows, x.shape[-1])
+    for start in range(0, total.shape[0], rows):
+        part = total[start : start + rows]
+        product = scratch[: len(part)]
+        columns = g[..., start : start + rows]
+        for n in range(len(x)):
+            torch.mm(columns[n].T, x[n], out=product)
+            part.addcmul_(product, product) if power == 2 else part.add_(product.abs_())
+
+
+def _positions(tensor: Tensor) -> Tensor:
+    """[examples, positions, features], in float32 or better."""
+    return widened(tensor).reshape(len(tensor), -1, tensor.shape[-1])
 
 
 class Linear(Rule):
@@ -26,17 +52,40 @@ class Linear(Rule):
 
     name = "linear"
     signatures = {functional.linear: ("input", "weight", "bias")}
+    transposed = False
 
-    def supports(self, call: Call) -> bool:
-        return call["input"].ndim >= 2
+    def supports(self, call: Call, slots: Collection[str]) -> bool:
+        return call["input"].ndim >= 2 and call["weight"].ndim == 2
 
     def leading(self, call: Call) -> int:
         return call["input"].ndim - 1
 
-    def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
-        x = widened(source).reshape(len(source), -1, source.shape[-1])
-        g = widened(gradient).reshape(len(gradient), -1, gradient.shape[-1])
-        return {"weight": squared_products(x, g, memory), "bias": g.sum(1).square().sum(0)}
+    def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
+                   memory: int) -> None:
+        g = _positions(gradient)
+        if "weight" in totals:
+            total = totals["weight"].T if self.transposed else totals["weight"]
+            x = _positions(sources["input"])
+            if x.is_cuda and x.shape[1] > 1:
+                from forgetting.fisher.kernels import linear
+
+                linear.products(x, g, total, power, memory)
+            else:
+                products(x, g, total, power, memory)
+        if "bias" in totals:
+            add_powers(totals["bias"], g.sum(1), power)
+
+    def separates(self, sources: Sources, call: Call) -> bool:
+        x = sources.get("input")
+        return x is not None and x[0].numel() == x.shape[-1]
+
+    def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
+        g = _positions(gradient)
+        if slot == "bias":
+            out.add_(g.sum(1))
+            return
+        x = _positions(sources["input"])
+        (out.transpose(1, 2) if self.transposed else out).baddbmm_(g.transpose(1, 2), x)
 
 
 class Addmm(Linear):
@@ -44,11 +93,18 @@ class Addmm(Linear):
 
     name = "addmm"
     signatures = {torch.addmm: ("bias", "input", "weight")}
+    transposed = True
 
-    def supports(self, call: Call) -> bool:
+    def supports(self, call: Call, slots: Collection[str]) -> bool:
         named = {"bias", "input", "weight"} <= call.keys()
         return named and call.get("beta", 1) == 1 and call.get("alpha", 1) == 1 and call["bias"].ndim == 1
 
-    def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
-        sums = super().accumulate(source, gradient, call, memory)
-        return {"weight": sums["weight"].T, "bias": sums["bias"]}
+
+class Matmul(Linear):
+    """``x @ W`` with the parameter on the right."""
+
+    name = "matmul"
+    signatures = {function: ("input", "weight") for function in (
+        torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)}
+    slots = ("weight",)
+    transposed = True

@@ -3,54 +3,82 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forgetting.fisher.rules.base import Call, Rule, widened
+from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_powers, widened
 
 
-def _sums(normalised: Tensor, gradient: Tensor, over: tuple[int, ...]) -> dict[str, Tensor]:
-    g = widened(gradient)
-    return {
-        "weight": (g * normalised).sum(over).square().sum(0),
-        "bias": g.sum(over).square().sum(0),
-    }
+class _Norm(Rule):
+    """What the norms share: the gradients of all examples are small enough to exist at once."""
+
+    def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
+                   memory: int) -> None:
+        for slot, total in totals.items():
+            add_powers(total, self.gradients(sources, gradient, call, slot), power)
+
+    def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
+        out.add_(self.gradients(sources, gradient, call, slot))
+
+    @abstractmethod
+    def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
+        """[examples, *the parameter's shape]."""
 
 
-class LayerNorm(Rule):
+class LayerNorm(_Norm):
     """``F.layer_norm``: the weight has the shape of the last dimensions."""
 
     name = "layer_norm"
     signatures = {functional.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps")}
 
-    def supports(self, call: Call) -> bool:
+    def supports(self, call: Call, slots: Collection[str]) -> bool:
         return True
 
     def leading(self, call: Call) -> int:
         return call["input"].ndim - len(call["normalized_shape"])
 
-    def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
-        shape = list(call["normalized_shape"])
-        normalised = functional.layer_norm(widened(source), shape, eps=call.get("eps", 1e-5))
-        return _sums(normalised, gradient, tuple(range(1, source.ndim - len(shape))))
+    def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
+        over = tuple(range(1, gradient.ndim - len(call["normalized_shape"])))
+        g = widened(gradient)
+        return (g * self.normalised(widened(sources["input"]), call) if slot == "weight" else g).sum(over)
+
+    def normalised(self, x: Tensor, call: Call) -> Tensor:
+        """x̂ without the affine part."""
+        return functional.layer_norm(x, list(call["normalized_shape"]), eps=call.get("eps", 1e-5))
 
 
-class _ChannelNorm(Rule):
+class RMSNorm(LayerNorm):
+    """``F.rms_norm``: a weight and no bias; ``eps=None`` means the rounding unit of the input's own dtype."""
+
+    name = "rms_norm"
+    signatures = {function: ("input", "normalized_shape", "weight", "eps")
+                  for function in (functional.rms_norm, torch.rms_norm)}
+    slots = ("weight",)
+
+    def normalised(self, x: Tensor, call: Call) -> Tensor:
+        eps = call.get("eps")
+        eps = torch.finfo(call["input"].dtype).eps if eps is None else eps
+        return functional.rms_norm(x, list(call["normalized_shape"]), eps=eps)
+
+
+class _ChannelNorm(_Norm):
     """Norms whose weight runs over the channels, the dimension behind the examples."""
 
     def leading(self, call: Call) -> int:
         return 1
 
-    def accumulate(self, source: Tensor, gradient: Tensor, call: Call, memory: int) -> dict[str, Tensor]:
-        x = widened(source)
-        normalised = self.normalised(x.flatten(0, 1), call).reshape(x.shape)
-        return _sums(normalised, gradient, (1, *range(3, x.ndim)))
+    def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
+        g = widened(gradient)
+        if slot == "bias":
+            return g.sum((1, *range(3, g.ndim)))
+        return self.weights(widened(sources["input"]), g, call)
 
     @abstractmethod
-    def normalised(self, x: Tensor, call: Call) -> Tensor:
-        """x̂ without the affine part."""
+    def weights(self, x: Tensor, g: Tensor, call: Call) -> Tensor:
+        """Σ g·x̂ of each example and channel; x and g [examples, repeats, channels, …]."""
 
 
 class BatchNorm(_ChannelNorm):
@@ -63,13 +91,18 @@ class BatchNorm(_ChannelNorm):
         )
     }
 
-    def supports(self, call: Call) -> bool:
+    def supports(self, call: Call, slots: Collection[str]) -> bool:
         return not call.get("training", False) and call["running_mean"] is not None
 
-    def normalised(self, x: Tensor, call: Call) -> Tensor:
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        mean, variance = widened(call["running_mean"]), widened(call["running_var"])
-        return (x - mean.view(shape)) * torch.rsqrt(variance + call.get("eps", 1e-5)).view(shape)
+    def weights(self, x: Tensor, g: Tensor, call: Call) -> Tensor:
+        """torch's own reduction, with every example's channels as channels of one."""
+        images, channels = x.shape[0] * x.shape[1], x.shape[2]
+        mean, variance = (widened(call[key]).repeat(images) for key in ("running_mean", "running_var"))
+        flat = (1, images * channels, -1)
+        _, sums, _ = torch.ops.aten.native_batch_norm_backward(
+            g.reshape(flat), x.reshape(flat), torch.ones_like(mean), mean, variance, None, None, False,
+            call.get("eps", 1e-5), [False, True, False])
+        return sums.view(x.shape[:3]).sum(1)
 
 
 class GroupNorm(_ChannelNorm):
@@ -78,8 +111,9 @@ class GroupNorm(_ChannelNorm):
     name = "group_norm"
     signatures = {functional.group_norm: ("input", "num_groups", "weight", "bias", "eps")}
 
-    def supports(self, call: Call) -> bool:
+    def supports(self, call: Call, slots: Collection[str]) -> bool:
         return True
 
-    def normalised(self, x: Tensor, call: Call) -> Tensor:
-        return functional.group_norm(x, call["num_groups"], eps=call.get("eps", 1e-5))
+    def weights(self, x: Tensor, g: Tensor, call: Call) -> Tensor:
+        normalised = functional.group_norm(x.flatten(0, 1), call["num_groups"], eps=call.get("eps", 1e-5))
+        return (g * normalised.view(x.shape)).sum((1, *range(3, x.ndim)))

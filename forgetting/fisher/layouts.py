@@ -1,0 +1,271 @@
+"""Finds what each call with parameters is, and where it holds the examples: by running few of them and looking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forgetting.fisher.batches import Batch, choose, count, tensors
+from forgetting.fisher.capture import Capture, Layout, Operand, Step, Tracked, Use, Watch
+from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
+
+_TOLERANCE = 1e-3
+_TOLERANCE_HALF = 5e-2
+_ANY = Layout(0, True)
+
+Shapes = list[torch.Size]
+Record = list[tuple[Any, Shapes, Shapes]]
+Run = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the probe found: a step a call with parameters.
+
+    ``decided``: the data decides shapes, so that the plan holds for this batch alone. ``overwrites``: the model
+    changes its inputs in place. ``outputs``: of the ``indices`` that were probed, to compare with the whole batch's.
+    """
+
+    steps: tuple[Step, ...]
+    decided: bool
+    overwrites: bool
+    indices: tuple[int, ...]
+    outputs: Tensor
+
+    def serves(self, batch: Batch) -> bool:
+        """Whether the plan may be tried on another batch."""
+        return not self.decided and (self.indices[0] != self.indices[-1]) == (count(batch) > 1)
+
+
+class Mixes(ValueError):
+    """The outputs of an example depend on the examples beside it."""
+
+
+def probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch) -> Plan:
+    """Run the first and the last example of a batch, the other way round, and with the first once more.
+
+    What grew holds the examples: with the same two examples in all three runs, whatever their data decides is decided
+    alike. Where the two cannot tell the order of merged examples, or where the data decides shapes (packed tokens, mixtures
+    of experts), the whole batch is run instead.
+
+    Raises:
+        Mixes: where their outputs disagree.
+    """
+    examples = count(batch)
+    plan, certain = _probe(run, parameters, batch, (0, examples - 1) if examples > 1 else (0, 0))
+    if examples > 2 and (plan.decided or not certain):
+        plan, _ = _probe(run, parameters, batch, tuple(range(examples)))
+    return plan
+
+
+def _probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, indices: tuple[int, ...]) -> tuple[Plan, bool]:
+    more, given, reversed_ = (choose(batch, part) for part in (indices + indices[:1], indices, indices[::-1]))
+    with torch.enable_grad():
+        with _Recorder() as record:
+            longer = run(more).detach()
+        versions = [tensor._version for tensor in tensors(given)]
+        with _Planner(parameters, record.calls, len(indices)) as planner:
+            outputs = run(given).detach()
+        overwrites = versions != [tensor._version for tensor in tensors(given)]
+        decided = record.decided or planner.decided
+        with Capture(parameters, planner.steps) as turned:
+            backwards = run(reversed_).detach()
+        turned.finish()
+    independent(torch.cat([outputs, outputs[:1]]), longer)
+    independent(outputs, backwards.flip(0))
+    steps, certain = _settled(planner, turned, len(indices), same=indices[0] == indices[-1])
+    return Plan(steps, decided, overwrites, indices, outputs), certain
+
+
+def independent(outputs: Tensor, again: Tensor) -> None:
+    """Raise where the same examples gave other outputs in other company."""
+    scale = float(outputs.abs().max()) if outputs.numel() else 0.0
+    worst = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
+    if worst > tolerance(outputs) * scale:
+        raise Mixes(f"by {worst:.3g} (largest output {scale:.3g})")
+
+
+def tolerance(tensor: Tensor) -> float:
+    """How far two computations of one number may differ, relative to the largest."""
+    if not tensor.is_floating_point():
+        return 0.0
+    return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+
+
+class _Recorder(Watch):
+    """In the run with one example more, notes the shapes of what every call on what is learned receives and gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Record = []
+
+    def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = [tensor.shape for tensor in tensors((args, kwargs))]
+        learning = _learning(args, kwargs)
+        output = func(*args, **kwargs)
+        if learning:
+            self.calls.append((func, given, [tensor.shape for tensor in tensors(output)]))
+        return output
+
+
+def _learning(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call depends on what is learned."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors((args, kwargs)))
+
+
+@dataclass(eq=False)
+class _Draft:
+    """A use as the planner saw it, before its layouts are known."""
+
+    call: Call
+    slots: tuple[str, ...]
+    sources: dict[str, tuple[torch.Size, Tensor]]
+    shape: torch.Size
+    output: Tensor
+
+
+class _Planner(Tracked):
+    """Tells uses from functions of parameters alone: with more examples a use's output grows."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], record: Record, examples: int) -> None:
+        super().__init__(parameters)
+        self._record = record
+        self._examples = examples
+        self._next = 0
+        self.steps: list[Step] = []
+        self.drafts: list[_Draft] = []
+
+    def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not _learning(args, kwargs):
+            return func(*args, **kwargs)
+        known = self._record[self._next] if self._next < len(self._record) else (None, [], [])
+        self._next += 1
+        operands = self.found(args, kwargs)
+        if not operands:
+            return func(*args, **kwargs)
+        given = list(tensors((args, kwargs)))
+        output = func(*args, **kwargs)
+        kind, rule = "opaque", None
+        results = list(tensors(output))
+        if known[0] != func or len(known[2]) != len(results):
+            pass
+        elif [result.shape for result in results] == known[2]:
+            others = (tensor for tensor in given if id(tensor) not in self.operands)
+            kind = "opaque" if any(tensor.requires_grad for tensor in others) else "derived"
+        elif isinstance(output, Tensor):
+            rule = self._draft(func, args, kwargs, given, known, output)
+            kind = "use" if rule is not None else "opaque"
+        self.steps.append(Step(func, tuple(operand.names for operand in operands), kind, rule, _ANY))
+        if kind == "derived":
+            self.derive(func, operands, output)
+        else:
+            self.forget(operands)
+        return output
+
+    def _draft(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor],
+               known: tuple[Any, Shapes, Shapes], output: Tensor) -> Rule | None:
+        """The rule that serves a use, whose values are noted; None where no rule does."""
+        if len(known[1]) != len(given):
+            return None
+        for rule in dict.fromkeys((BY_FUNCTION.get(func, LOCAL), LOCAL)):
+            call = rule.bind(func, args, kwargs)
+            slots = tuple(key for key, value in call.items() if isinstance(value, Tensor) and id(value) in self.operands)
+            fits = rule.slots is None or set(slots) <= set(rule.slots)
+            if func in BY_FUNCTION and rule is LOCAL and not _elementary(func):
+                return None
+            if fits and rule.supports(call, slots):
+                shapes = {id(tensor): shape for tensor, shape in zip(given, known[1], strict=True)}
+                sources = {}
+                for key in rule.needs(call, slots):
+                    value = rule.operand(call, key, output)
+                    sources[key] = (shapes[id(value)] if id(value) in shapes else known[2][0], value.detach())
+                self.drafts.append(_Draft(call, slots, sources, known[2][0], output.detach().clone()))
+                return rule
+        return None
+
+
+def _elementary(func: Any) -> bool:
+    """Whether a function that has a rule may go to the local one where the rule does not fit: not so where the
+    function does more than its arguments say (norms by batch statistics, look-ups that rescale)."""
+    return BY_FUNCTION[func].name in ("add", "sub", "mul", "addmm", "matmul", "linear")
+
+
+def _settled(planner: _Planner, turned: Capture, examples: int, *, same: bool) -> tuple[tuple[Step, ...], bool]:
+    """The steps with their layouts, a use without one turned opaque; and whether none was ambiguous."""
+    steps, certain = [], True
+    pairs = iter(zip(planner.drafts, turned.uses, turned.outputs, strict=True))
+    for step in planner.steps:
+        if step.kind == "use":
+            assert step.rule is not None
+            draft, use, output = next(pairs)
+            layout, sure = _layout(draft.shape, draft.output, output, examples, same)
+            certain &= sure
+            layouts = {}
+            for key, (shape, value) in draft.sources.items():
+                found, sure = _layout(shape, value, use.sources[key], examples, same)
+                certain &= sure
+                if found is not None:
+                    layouts[key] = found
+                elif value.shape != shape:
+                    layout = None
+            step = replace(step, layout=layout, layouts=layouts)
+            if not _fits(step, draft, examples):
+                step = replace(step, kind="opaque")
+        steps.append(step)
+    return tuple(steps), certain
+
+
+def _fits(step: Step, draft: _Draft, examples: int) -> bool:
+    """Whether a use's rule can work with the layouts that were found."""
+    rule, layout = step.rule, step.layout
+    if rule is None or layout is None:
+        return False
+    if rule is LOCAL:
+        return _repeats(step, draft, examples)
+    if any(key not in step.layouts for key in draft.sources):
+        return False
+    return all(found == layout for found in step.layouts.values()) and layout.dimension < rule.leading(draft.call)
+
+
+def _repeats(step: Step, draft: _Draft, examples: int) -> bool:
+    """Whether the call, repeated for an example alone, gives its outputs: nothing else is known of the function."""
+    assert step.layout is not None
+    call = {**draft.call, "layouts": step.layouts, "dimension": step.layout.dimension}
+    whole = step.layout.examples_first(draft.output, examples)
+    sources = {key: step.layouts[key].examples_first(value, examples)
+               for key, (_, value) in draft.sources.items() if key in step.layouts}
+    try:
+        for n in (0, examples - 1):
+            again = LOCAL.repeated(call, {key: source[n] for key, source in sources.items()})
+            independent(whole[n].movedim(0, step.layout.dimension), again.detach())
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _layout(more: torch.Size, many: Tensor, turned: Tensor, examples: int, same: bool) -> tuple[Layout | None, bool]:
+    """Where a tensor holds the examples, and whether that is certain; None also where it holds none."""
+    if len(more) != many.ndim or many.shape != turned.shape:
+        return None, True
+    grown = [d for d in range(many.ndim) if more[d] != many.shape[d]]
+    if len(grown) != 1 or more[grown[0]] * examples != many.shape[grown[0]] * (examples + 1):
+        return None, True
+    dimension = grown[0]
+    repeats = many.shape[dimension] // examples
+    if repeats == 1 or same:
+        return Layout(dimension, True), True
+    orders = list(_orders(many, turned, dimension, examples, repeats))
+    return (Layout(dimension, orders[0]) if len(orders) == 1 else None), len(orders) == 1
+
+
+def _orders(many: Tensor, turned: Tensor, dimension: int, examples: int, repeats: int) -> Iterator[bool]:
+    """Which orders (example slower, example faster) explain what turning the batch round did."""
+    allowed = tolerance(many) * float(many.abs().max())
+    for major, shape, flipped in ((True, (examples, repeats), 0), (False, (repeats, examples), 1)):
+        expected = many.unflatten(dimension, shape).flip(dimension + flipped).flatten(dimension, dimension + 1)
+        if float((expected.double() - turned.double()).abs().max()) <= allowed:
+            yield major
