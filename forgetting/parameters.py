@@ -29,6 +29,16 @@ def canonical(name: str) -> str:
     return name
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``, with plain names."""
+    while True:
+        wrapper = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+        inner = getattr(model, "module" if wrapper else "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def select(names: Iterable[str], selection: Selection) -> list[str]:
     """The names that a selection covers, in their own order; a pattern that matches nothing raises.
 
@@ -76,7 +86,7 @@ def named(model: nn.Module, selection: Selection = None, *, trainable: bool = Tr
         >>> list(named(nn.Linear(2, 1)))
         ['weight', 'bias']
     """
-    everything = {canonical(name): parameter for name, parameter in model.named_parameters()}
+    everything = {canonical(name): parameter for name, parameter in unwrapped(model).named_parameters()}
     chosen = select(everything, selection)
     if not chosen:
         raise ValueError(f"parameters={selection!r} selects none of the model's {len(everything)} parameters")

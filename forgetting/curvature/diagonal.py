@@ -27,6 +27,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         examples: how many examples the estimate is a mean over, where it is one.
         labels: whose labels it was estimated with.
         routes: name -> which rule computed it.
+        standard_error: of the trace, where it was asked for.
 
     Raises:
         ValueError: for a negative or non-finite importance, with its name.
@@ -48,6 +49,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         examples: int | None = None,
         labels: str | None = None,
         routes: Mapping[str, str] | None = None,
+        standard_error: float | None = None,
     ) -> None:
         for name, value in values.items():
             if not torch.isfinite(value).all() or (value < 0).any():
@@ -56,6 +58,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         self.examples = examples
         self.labels = labels
         self.routes = dict(routes or {})
+        self.standard_error = standard_error
 
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
@@ -124,10 +127,12 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Diagonal:
-        return cls(state["values"], examples=state["examples"], labels=state["labels"], routes=state["routes"])
+        return cls(state["values"], examples=state["examples"], labels=state["labels"], routes=state["routes"],
+                   standard_error=state.get("standard_error"))  # states of 0.1 have none
 
     def _about(self) -> dict[str, Any]:
-        return {"examples": self.examples, "labels": self.labels, "routes": dict(self.routes)}
+        return {"examples": self.examples, "labels": self.labels, "routes": dict(self.routes),
+                "standard_error": self.standard_error}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matrix as a safetensors file, which :meth:`load` and any other program can read."""

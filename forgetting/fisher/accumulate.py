@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from forgetting.fisher import fallback
-from forgetting.fisher.batches import Batch, Forward, count, transform, unwrap
+from forgetting.fisher.batches import Batch, Forward, choose, count, transform, unwrap
 from forgetting.fisher.capture import Capture, Diverged, Use, leaves
+from forgetting.fisher.columns import Columns
 from forgetting.fisher.labels import Labels
 from forgetting.fisher.layouts import Mixes, Plan, independent, probe
 from forgetting.fisher.ledger import Ledger, Observer
@@ -35,6 +36,22 @@ class Adapter(nn.Module):
         return self._forward(self.model, batch)
 
 
+class _Inbox:
+    """Where gradients arrive. It knows nothing of the graph, which knows it: the garbage collector sees no circle that
+    runs through a graph."""
+
+    def __init__(self) -> None:
+        self.ledger: Ledger | None = None
+        self.early = False
+
+    def receive(self, use: Use, gradient: Tensor) -> None:
+        """A use's gradient; one that comes before the forward pass has ended is a derivative inside the model."""
+        if self.ledger is None:
+            self.early = True
+        else:
+            self.ledger.receive(use, gradient)
+
+
 @dataclass
 class _Pass:
     """One forward pass: ``uses`` is None where no rule may look at it."""
@@ -43,15 +60,7 @@ class _Pass:
     targets: Tensor
     uses: list[Use] | None
     root: Tensor
-    ledger: Ledger | None = None
-    early: bool = False
-
-    def receive(self, use: Use, gradient: Tensor) -> None:
-        """A use's gradient; one that comes before the forward pass has ended is a derivative inside the model."""
-        if self.ledger is None:
-            self.early = True
-        else:
-            self.ledger.receive(use, gradient)
+    inbox: _Inbox
 
 
 @dataclass
@@ -93,21 +102,38 @@ class Accumulator:
         """
         with torch.enable_grad():
             run = self._forward(batch)
-        cotangents = self.labels.cotangents(run.outputs, run.targets)
+        cotangents = self.labels.cotangents(run.outputs.detach(), run.targets)
+        if not isinstance(cotangents, Columns):
+            self._send_back(run, batch, cotangents)
+            return
+        shared = cotangents.shared()
+        self._send_back(run, batch, list(cotangents.vectors[:shared]))
+        for examples, vectors in cotangents.left(shared):
+            part = choose(batch, examples.tolist())
+            with torch.enable_grad():
+                run = self._forward(part)
+            self._send_back(run, part, [vectors])
+
+    def _send_back(self, run: _Pass, batch: Batch, cotangents: Sequence[Tensor]) -> None:
+        """Add what the cotangents bring back through one forward pass's graph."""
         reached = [leaf for leaf in leaves(run.outputs) if id(leaf) in self._tracked]
         uses = run.uses or []
         slow = set(self.parameters) if run.uses is None else {self._tracked[id(leaf)] for leaf in reached}
         slow |= {name for use in uses if use.changed() for operand in use.slots.values() for name in operand.names}
-        run.ledger = Ledger(uses, self.parameters, self.sums, slow, count(batch), len(cotangents) > 1, self.power,
-                            self.memory, self.observer)
-        if run.ledger.routes:
-            self.routes.update(run.ledger.routes)
-            for k, cotangent in enumerate(cotangents):
-                more = k + 1 < len(cotangents)
-                torch.autograd.grad(
-                    run.outputs, [run.root, *reached], cotangent, retain_graph=more, allow_unused=True)
-                run.ledger.settle()
-            run.ledger.close()
+        ledger = Ledger(uses, self.parameters, self.sums, slow, count(batch), len(cotangents) > 1, self.power,
+                        self.memory, self.observer)
+        self.routes.update(ledger.routes)
+        if ledger.routes:
+            run.inbox.ledger = ledger
+            try:
+                for k, cotangent in enumerate(cotangents):
+                    more = k + 1 < len(cotangents)
+                    torch.autograd.grad(
+                        run.outputs, [run.root, *reached], cotangent, retain_graph=more, allow_unused=True)
+                    ledger.settle()
+                ledger.close()
+            finally:
+                run.inbox.ledger = None
         if slow:
             self._fall_back(sorted(slow), batch, cotangents)
 
@@ -115,9 +141,10 @@ class Accumulator:
         """Add |gradient of one batch's mean|^power, which is not a Fisher."""
         with torch.enable_grad():
             outputs, targets = self._outputs(batch, copied=True)
-            (cotangent,) = self.labels.cotangents(outputs, targets)
+            cotangents = self.labels.cotangents(outputs.detach(), targets)
+            assert isinstance(cotangents, list)
             gradients = torch.autograd.grad(
-                outputs, list(self.parameters.values()), cotangent / len(outputs), allow_unused=True
+                outputs, list(self.parameters.values()), cotangents[0] / len(outputs), allow_unused=True
             )
         for name, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
@@ -158,16 +185,8 @@ class Accumulator:
         )
 
     def _follow(self, plan: Plan, batch: Batch) -> _Pass:
-        run: _Pass | None = None
-        early = []
-
-        def receive(use: Use, gradient: Tensor) -> None:
-            if run is None:
-                early.append(use)
-            else:
-                run.receive(use, gradient)
-
-        capture = Capture(self.parameters, plan.steps, receive)
+        inbox = _Inbox()
+        capture = Capture(self.parameters, plan.steps, count(batch), inbox.receive)
         try:
             with capture, disable_saved_tensors_hooks(_RUNS_AGAIN):
                 outputs, targets = self._outputs(batch, copied=plan.overwrites)
@@ -176,15 +195,14 @@ class Accumulator:
                 raise
             return self._unseen(batch)
         capture.finish()
-        if early:
+        if inbox.early:
             return self._unseen(batch)
-        run = _Pass(outputs, targets, capture.uses, capture.root)
-        return run
+        return _Pass(outputs, targets, capture.uses, capture.root, inbox)
 
     def _unseen(self, batch: Batch) -> _Pass:
         """A forward pass that no rule looks at."""
         outputs, targets = self._outputs(batch, copied=True)
-        return _Pass(outputs, targets, None, outputs)
+        return _Pass(outputs, targets, None, outputs, _Inbox())
 
     def _fall_back(self, names: Sequence[str], batch: Batch, cotangents: Sequence[Tensor]) -> None:
         parameters = {name: self.parameters[name] for name in names}
@@ -214,7 +232,7 @@ class Accumulator:
         outputs, targets = self.adapter(transform(batch, torch.clone) if copied else batch)
         return self.labels.restricted(unwrap(outputs)), targets
 
-    def _functional(self, values: Parameters, batch: Batch) -> Tensor:
+    def _functional(self, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
         swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
         outputs, _ = torch.func.functional_call(self.adapter, swapped, (transform(batch, torch.clone),))
         return self.labels.restricted(unwrap(outputs))

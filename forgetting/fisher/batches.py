@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,3 +97,17 @@ def choose(batch: Batch, indices: Sequence[int]) -> Batch:
         return tensor[torch.tensor(indices, device=tensor.device)]
 
     return transform(batch, cut)
+
+
+def first(data: Iterable[Batch], examples: int | None) -> Iterator[Batch]:
+    """The batches up to exactly ``examples`` examples, all of them for ``None``; empty ones are left out."""
+    left = examples
+    for batch in data:
+        size = count(batch)
+        if size == 0:
+            continue
+        if left is not None and size >= left:
+            yield batch if size == left else choose(batch, range(left))
+            return
+        yield batch
+        left = None if left is None else left - size

@@ -53,10 +53,19 @@ class Operand:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a tensor holds the examples: the dimension, and whether they are the slower part of it."""
+    """Where a tensor holds the examples: the dimension, whether they are the slower part of it, and whether that
+    dimension holds nothing else."""
 
     dimension: int
     major: bool
+    alone: bool = False
+
+    def fits(self, shape: torch.Size, examples: int) -> bool:
+        """Whether a tensor of this shape can hold that many examples so."""
+        if len(shape) <= self.dimension:
+            return False
+        size = shape[self.dimension]
+        return size == examples if self.alone else size % examples == 0
 
     def examples_first(self, tensor: Tensor, examples: int) -> Tensor:
         """[examples, repeats, …]."""
@@ -101,6 +110,12 @@ class Use:
         sources = {key: self.step.layouts[key].examples_first(source, examples)
                    for key, source in self.sources.items() if key in self.step.layouts}
         return sources, self.step.layout.examples_first(gradient, examples)
+
+
+    def release(self) -> None:
+        """Let go of what the call was given, as a backward pass does."""
+        self.sources.clear()
+        self.call.clear()
 
 
 class Diverged(Exception):
@@ -160,6 +175,7 @@ class Capture(Tracked):
     Args:
         parameters: which to look for.
         plan: what the probe found, a step a call.
+        examples: in the batch.
         receive: called in the backward pass with a use and the gradient at its output; without it the outputs are
             kept in ``outputs``.
 
@@ -167,10 +183,11 @@ class Capture(Tracked):
         Diverged: where a call is not the plan's.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], plan: Sequence[Step],
+    def __init__(self, parameters: Mapping[str, Tensor], plan: Sequence[Step], examples: int,
                  receive: Callable[[Use, Tensor], None] | None = None) -> None:
         super().__init__(parameters)
         self._plan = iter(plan)
+        self._examples = examples
         self._receive = receive
         self.uses: list[Use] = []
         self.outputs: list[Tensor] = []
@@ -201,8 +218,7 @@ class Capture(Tracked):
         assert step.rule is not None
         assert step.layout is not None
         call = step.rule.bind(func, args, kwargs)
-        slots = {key: self.operands[id(value)] for key, value in call.items()
-                 if isinstance(value, Tensor) and id(value) in self.operands}
+        slots = {key: self.operands[id(value)] for key, value in call.items() if id(value) in self.operands}
         versions = {key: call[key]._version for key in step.rule.needs(call, slots)}
         known = self.operands
 
@@ -213,6 +229,9 @@ class Capture(Tracked):
         output: Tensor = func(*args, **kwargs)
         call.update(dimension=step.layout.dimension, layouts=step.layouts)
         sources = {key: step.rule.operand(call, key, output).detach() for key in versions}
+        held = [(step.layout, output), *((step.layouts[key], sources[key]) for key in sources if key in step.layouts)]
+        if not all(layout.fits(tensor.shape, self._examples) for layout, tensor in held):
+            raise Diverged
         use = Use(step.rule, call, slots, sources, versions, step)
         self.uses.append(use)
         receive = self._receive
@@ -229,12 +248,12 @@ class _Rooted(torch.autograd.Function):
     """Makes a gradient come back to an output that nothing before it needs one for, without a copy."""
 
     @staticmethod
-    def forward(ctx: Any, root: Tensor, output: Tensor) -> Tensor:
+    def forward(ctx: Any, _root: Tensor, output: Tensor) -> Tensor:
         ctx.mark_dirty(output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+    def backward(_ctx: Any, _gradient: Tensor) -> tuple[None, None]:
         return None, None
 
 

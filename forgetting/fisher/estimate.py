@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from forgetting.curvature import Diagonal
 from forgetting.fisher.accumulate import Accumulator, Adapter
-from forgetting.fisher.batches import Batch, Forward, choose, count, default_forward, transform
+from forgetting.fisher.batches import Batch, Forward, count, default_forward, first, transform
+from forgetting.fisher.distributed import Ranks
 from forgetting.fisher.labels import LABELS, Labels
 from forgetting.fisher.likelihoods import Likelihood
-from forgetting.parameters import Selection, evaluating, named
+from forgetting.fisher.precision import following, trace
+from forgetting.fisher.progress import shown
+from forgetting.fisher.sharded import whole
+from forgetting.parameters import Parameters, Selection, evaluating, named, unwrapped
 
 MEMORY = 256 * 2**20
 
@@ -31,6 +36,9 @@ def diagonal(
     tolerance: float = 0.0,
     generator: torch.Generator | None = None,
     memory: int = MEMORY,
+    progress: bool = False,
+    precision: float | None = None,
+    process_group: torch.distributed.ProcessGroup | None = None,
 ) -> Diagonal:
     r"""The diagonal of the Fisher information: the mean over examples of squared per-example score gradients.
 
@@ -45,7 +53,8 @@ def diagonal(
         model: any module; it is run in eval mode and left as found.
         data: batches: ``(inputs, targets)`` pairs, or mappings with ``labels``; ragged sizes are fine. Inputs may be a
             tensor, a tuple or a mapping. Moved to the model's device.
-        labels: ``"exact"`` takes the expectation over the model's own predictive; ``"sampled"`` one draw from it;
+        labels: ``"exact"`` takes the expectation over the model's own predictive; ``"signed"`` the same with one
+            random sign a position instead of a backward a position, right in the mean; ``"sampled"`` one draw from it;
             ``"empirical"`` the data's label; ``"batched"`` the square of the gradient of each batch's MEAN loss,
             averaged over batches, which is not a Fisher and exists to reproduce others.
         likelihood: what the outputs mean; ``None`` serves outputs [examples, classes] with integer targets.
@@ -56,21 +65,32 @@ def diagonal(
         examples: stop after exactly this many, the FIRST ones: shuffle data that is sorted by class.
         tolerance: for exact categorical labels, the share in [0, 1) of the predictive covariance's trace that may be
             dropped to save backwards; 0 ≤ F − F̂ then holds elementwise, the error of F̂ itself is not bounded by it.
-        generator: draws for ``"sampled"``; default: a fresh one with seed 0.
+        generator: draws for ``"sampled"`` and ``"signed"``; default: a fresh one with seed 0 (with the rank as seed
+            where there is a ``process_group``).
         memory: bytes that temporary per-example gradients may take.
+        progress: show a bar with examples a second, where the standard error is a terminal.
+        precision: stop as soon as the relative standard error of the trace, told by how batches differ, is this small;
+            16 batches are seen at least, in random order please. Single importances are less certain than their sum.
+        process_group: the ``torch.distributed`` processes that call this together, each with data of its own (none is
+            fine): all get the estimate over all the data. Shards (FSDP2, ``DTensor``) are gathered, whole on every
+            process, for the duration, and the result comes in shards of the same placement. Nothing is sent without it.
 
     Returns:
         A :class:`~forgetting.curvature.Diagonal` in float32 or better, on the model's device; its ``.routes`` says for
-        every parameter which closed form computed it, or ``"vmap"``, ``"loop"``, ``"unused"``.
+        every parameter which closed form computed it, or ``"vmap"``, ``"loop"``, ``"unused"``; ``.standard_error``
+        of the trace where a ``precision`` was asked for, and with signed labels.
 
     Raises:
         ValueError: no data, no parameters, labels outside the outputs, outputs that are not finite, a model that mixes
             examples, exact labels beyond 256 backwards, outputs whose likelihood cannot be told.
         KeyError: a dict batch without ``labels``.
         TypeError: a batch or a model's return value of an unknown kind.
+        RuntimeError: inside ``torch.inference_mode``; where another process of the group failed.
 
-    **Cost**: one forward, and one backward for sampled and empirical labels; for exact ones a backward a class (and
-    position). Memory: one copy of the parameters, plus ``memory``. The fallback costs one backward an example.
+    **Cost**: one forward, and one backward for sampled and empirical labels; for signed ones a backward a class, for
+    exact ones a backward a class and position, fewer with a ``tolerance``. A backward costs about as much as an
+    ordinary one (docs/speed.md); the first batch adds forwards of nine examples. Memory: that of an ordinary forward
+    and backward, one copy of the parameters, and ``memory``. The fallback costs one backward an example.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796); van de Ven 2025 (arXiv 2502.11756) compares the labels.
 
@@ -85,32 +105,45 @@ def diagonal(
         (torch.Size([3, 2]), 4, {'weight': 'linear'})
     """
     _check(labels, tolerance, examples)
-    model = getattr(model, "_orig_mod", model)
+    ranks, enough = Ranks(process_group), following(precision, process_group, labels)
+    model = unwrapped(model)
     _refuse_batch_statistics(model)
-    with evaluating(model), _recurrence_without_cudnn(model):
-        chosen = named(model, parameters, trainable=parameters is None)
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in chosen.values():
-            parameter.requires_grad_(True)
+    batches, seen = 0, 0
+    with whole(model, together=process_group is not None) as back, evaluating(model), _recurrence_without_cudnn(model):
+        chosen = _learning(model, parameters)
         sums = Accumulator(
             adapter=Adapter(model, forward or default_forward),
             parameters=chosen,
             labels=Labels(labels, likelihood, _columns(outputs), tolerance,
-                          generator or torch.Generator().manual_seed(0)),
+                          generator or torch.Generator().manual_seed(ranks.rank)),
             memory=memory,
         )
         device = next(iter(chosen.values())).device
-        batches, seen = 0, 0
         add = sums.add_batched if labels == "batched" else sums.add
-        for batch in _limited(data, examples):
-            add(transform(batch, lambda tensor: tensor.detach().to(device)))
-            batches, seen = batches + 1, seen + count(batch)
+        limited = first(data, examples)
+        with ranks.together(), shown(data, limited, examples, progress and ranks.rank == 0) as stream:
+            for batch in stream:
+                add(transform(batch, lambda tensor: tensor.detach().to(device)))
+                batches, seen = batches + 1, seen + count(batch)
+                if enough is not None and enough.update(trace(sums.sums), count(batch)):
+                    break
+        batches, seen = ranks.add_up(sums.sums, batches, seen)
     if not seen:
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
     divisor = batches if labels == "batched" else seen
-    means = {name: total / divisor for name, total in sums.sums.items()}
-    return Diagonal(means, examples=seen, labels=labels, routes=sums.routes)
+    means = back({name: total / divisor for name, total in sums.sums.items()})
+    return Diagonal(means, examples=seen, labels=labels, routes=ranks.known(sums.routes, "unused"),
+                    standard_error=enough.standard_error if enough is not None else None)
+
+
+def _learning(model: nn.Module, parameters: Selection) -> Parameters:
+    """The parameters to estimate, the only ones that require gradients from now on."""
+    chosen = named(model, parameters, trainable=parameters is None)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for value in chosen.values():
+        value.requires_grad_(True)
+    return chosen
 
 
 def _recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -122,6 +155,9 @@ def _recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextMan
 
 def _check(labels: str, tolerance: float, examples: int | None) -> None:
     """Raise for arguments out of their range, or without effect."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("inside torch.inference_mode() there are no gradients to square: leave it, or use "
+                           "torch.no_grad(), which is lifted here")
     if labels not in LABELS:
         raise ValueError(f"labels={labels!r} is not one of {', '.join(LABELS)}")
     if not 0 <= tolerance < 1:
@@ -140,20 +176,6 @@ def _columns(outputs: Iterable[int] | None) -> Tensor | None:
     if not columns or min(columns) < 0 or len(set(columns)) < len(columns):
         raise ValueError(f"outputs= must name columns, each once and from 0 on, got {columns}")
     return torch.tensor(columns)
-
-
-def _limited(data: Iterable[Batch], examples: int | None) -> Iterator[Batch]:
-    """The batches up to exactly ``examples`` examples; empty ones are left out."""
-    left = examples
-    for batch in data:
-        size = count(batch)
-        if size == 0:
-            continue
-        if left is not None and size >= left:
-            yield batch if size == left else choose(batch, range(left))
-            return
-        yield batch
-        left = None if left is None else left - size
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from forgetting.fisher.columns import Columns
 from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 
-LABELS = ("exact", "sampled", "empirical", "batched")
+LABELS = ("exact", "signed", "sampled", "empirical", "batched")
 _IGNORED = -1  # no column has this number, whatever ignore_index the data uses
 
 
@@ -22,7 +23,7 @@ class Labels:
         likelihood: what the outputs mean; ``None`` where it can be told.
         columns: of the outputs that belong to the task; ``None`` for all.
         tolerance: the share of the predictive trace that may be dropped.
-        generator: draws for ``"sampled"``.
+        generator: draws for ``"sampled"`` and ``"signed"``.
     """
 
     kind: str
@@ -43,14 +44,18 @@ class Labels:
             raise ValueError(f"outputs= names column {self._last}, the model gives {outputs.shape[-1]}")
         return outputs.index_select(-1, self.columns.to(outputs.device))
 
-    def cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
+    def cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor] | Columns:
         """The vectors v with F = Σ (Jᵀv)², each of the outputs' shape."""
-        likelihood, targets = self._checked(outputs.detach(), targets)
+        likelihood, targets = self._checked(outputs, targets)
         if self.kind == "exact":
-            return list(likelihood.exact(outputs.detach(), targets, self.tolerance))
+            if self.tolerance:
+                return likelihood.largest(outputs, targets, self.tolerance)
+            return list(likelihood.exact(outputs, targets))
+        if self.kind == "signed":
+            return list(likelihood.signed(outputs, targets, self.generator))
         if self.kind == "sampled":
-            return [likelihood.sampled(outputs.detach(), targets, self.generator)]
-        return [likelihood.empirical(outputs.detach(), targets)]
+            return [likelihood.sampled(outputs, targets, self.generator)]
+        return [likelihood.empirical(outputs, targets)]
 
     def _checked(self, outputs: Tensor, targets: Tensor) -> tuple[Likelihood, Tensor]:
         """The likelihood, and the targets as it takes them; raises where they do not fit."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.capture import Capture, Layout, Operand, Step, Tracked, Use, Watch
+from forgetting.fisher.capture import Capture, Layout, Step, Tracked, Watch
 from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
 
 _TOLERANCE = 1e-3
@@ -46,11 +46,11 @@ class Mixes(ValueError):
 
 
 def probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch) -> Plan:
-    """Run the first and the last example of a batch, the other way round, and with the first once more.
+    """Run the first and the last example of a batch, the other way round, with the first once more, and alone.
 
     What grew holds the examples: with the same two examples in all three runs, whatever their data decides is decided
-    alike. Where the two cannot tell the order of merged examples, or where the data decides shapes (packed tokens, mixtures
-    of experts), the whole batch is run instead.
+    alike. Where the two cannot tell the order of merged examples, or where the data decides shapes (packed tokens,
+    mixtures of experts), the whole batch is run instead.
 
     Raises:
         Mixes: where their outputs disagree.
@@ -68,13 +68,17 @@ def _probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, indices: tu
         with _Recorder() as record:
             longer = run(more).detach()
         versions = [tensor._version for tensor in tensors(given)]
-        with _Planner(parameters, record.calls, len(indices)) as planner:
+        with _Planner(parameters, record.calls) as planner:
             outputs = run(given).detach()
         overwrites = versions != [tensor._version for tensor in tensors(given)]
         decided = record.decided or planner.decided
-        with Capture(parameters, planner.steps) as turned:
+        with Capture(parameters, planner.steps, 1) as turned:
             backwards = run(reversed_).detach()
         turned.finish()
+    ends = [0, len(indices) - 1]
+    with torch.no_grad():
+        alone = torch.cat([run(choose(batch, [indices[end]])) for end in ends])
+    independent(outputs[ends], alone)
     independent(torch.cat([outputs, outputs[:1]]), longer)
     independent(outputs, backwards.flip(0))
     steps, certain = _settled(planner, turned, len(indices), same=indices[0] == indices[-1])
@@ -131,10 +135,9 @@ class _Draft:
 class _Planner(Tracked):
     """Tells uses from functions of parameters alone: with more examples a use's output grows."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], record: Record, examples: int) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], record: Record) -> None:
         super().__init__(parameters)
         self._record = record
-        self._examples = examples
         self._next = 0
         self.steps: list[Step] = []
         self.drafts: list[_Draft] = []
@@ -173,7 +176,7 @@ class _Planner(Tracked):
             return None
         for rule in dict.fromkeys((BY_FUNCTION.get(func, LOCAL), LOCAL)):
             call = rule.bind(func, args, kwargs)
-            slots = tuple(key for key, value in call.items() if isinstance(value, Tensor) and id(value) in self.operands)
+            slots = tuple(key for key, value in call.items() if id(value) in self.operands)
             fits = rule.slots is None or set(slots) <= set(rule.slots)
             if func in BY_FUNCTION and rule is LOCAL and not _elementary(func):
                 return None
@@ -257,7 +260,7 @@ def _layout(more: torch.Size, many: Tensor, turned: Tensor, examples: int, same:
     dimension = grown[0]
     repeats = many.shape[dimension] // examples
     if repeats == 1 or same:
-        return Layout(dimension, True), True
+        return Layout(dimension, True, repeats == 1), True
     orders = list(_orders(many, turned, dimension, examples, repeats))
     return (Layout(dimension, orders[0]) if len(orders) == 1 else None), len(orders) == 1
 

@@ -126,6 +126,8 @@ class Ledger:
                 self._squares[use] = (sources, self._squares[use][1] + added if use in self._squares else added)
             elif totals:
                 use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)
+            if not (self.several or tied or use in self._kept):
+                use.release()
 
     def settle(self) -> None:
         """At the end of one cotangent's backward: what had to wait for a parameter's other uses."""

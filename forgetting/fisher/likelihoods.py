@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from forgetting.fisher.columns import Columns, factored
+
 EXACT_CAP = 256
 _SMALLEST = 2.0**-54
 
@@ -25,8 +27,17 @@ class Likelihood(ABC):
         """Raise where outputs and targets do not fit each other."""
 
     @abstractmethod
-    def exact(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Iterator[Tensor]:
+    def exact(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         """Vectors v of z's shape with Σ vvᵀ = E[∇ᵤ log p ∇ᵤ log pᵀ] under the model's own predictive."""
+
+    @abstractmethod
+    def largest(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Columns:
+        """The largest of such vectors, that leave out at most this share of the trace."""
+
+    @abstractmethod
+    def signed(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        """Such vectors, those of independent outputs added up under independent random signs: Σ vvᵀ is right in the
+        mean, as signs have no product."""
 
     @abstractmethod
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,7 +48,8 @@ class Likelihood(ABC):
         """The score of the data's own targets."""
 
 
-def _cap(count: int, what: str) -> None:
+def cap(count: int, what: str) -> None:
+    """Raise for more backwards than are sensible."""
     if count > EXACT_CAP:
         raise ValueError(
             f'labels="exact" would take {count} backwards a batch ({what}), more than the {EXACT_CAP} that are '
@@ -45,13 +57,19 @@ def _cap(count: int, what: str) -> None:
         )
 
 
-def _uniforms(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+def uniforms(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
     """float64 uniforms in (0, 1), drawn example after example, so that batch sizes do not matter."""
     drawn = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
     return drawn.clamp(_SMALLEST, 1 - _SMALLEST).to(like.device)
 
 
-def _at_least_float32(outputs: Tensor) -> Tensor:
+def random_signs(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+    """−1 or 1, drawn example after example."""
+    return torch.where(uniforms(shape, generator, like) < 0.5, -1.0, 1.0).to(like.dtype)
+
+
+def at_least_float32(outputs: Tensor) -> Tensor:
+    """Detached, in float32 or better."""
     return outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
 
 
@@ -96,25 +114,38 @@ class Categorical(Likelihood):
     def _valid(self, targets: Tensor) -> Tensor:
         return (targets != self.ignore_index).unsqueeze(-1)
 
-    def exact(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Iterator[Tensor]:
-        classes = outputs.shape[-1]
-        positions = max(1, outputs[0, ..., 0].numel())
-        _cap(positions * classes, f"{positions} positions × {classes} outputs")
-        probabilities = torch.softmax(_at_least_float32(outputs), -1).reshape(len(outputs), positions, classes)
-        valid = self._valid(targets).reshape(len(outputs), positions, 1)
-        for position in range(positions):
-            if not valid[:, position].any():
-                continue
-            p = probabilities[:, position] * valid[:, position]
-            for vector in _cholesky(p, tolerance) if tolerance else _classwise(p):
-                whole = torch.zeros_like(probabilities)
+    def exact(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        p = self._predictive(outputs, targets)
+        cap(p.shape[1] * p.shape[2], f"{p.shape[1]} positions × {p.shape[2]} outputs")
+        for position in range(p.shape[1]):
+            for vector in _classwise(p[:, position]) if (p[:, position] > 0).any() else ():
+                whole = torch.zeros_like(p)
                 whole[:, position] = vector
                 yield whole.reshape(outputs.shape).to(outputs.dtype)
 
+    def largest(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Columns:
+        p = self._predictive(outputs, targets)
+        cap(p.shape[1] * p.shape[2], f"{p.shape[1]} positions × {p.shape[2]} outputs")
+        columns = factored(p, tolerance)
+        return Columns(columns.vectors.reshape(-1, *outputs.shape).to(outputs.dtype), columns.counts)
+
+    def signed(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        p = self._predictive(outputs, targets)
+        cap(p.shape[2], f"{p.shape[2]} outputs")
+        signs = random_signs(p.shape, generator, p)
+        for c, vector in enumerate(_classwise(p)):
+            yield (vector * signs[..., c : c + 1]).reshape(outputs.shape).to(outputs.dtype)
+
+    def _predictive(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """p [examples, positions, classes]; zeros where a position does not count."""
+        classes = outputs.shape[-1]
+        p = torch.softmax(at_least_float32(outputs), -1).reshape(len(outputs), -1, classes)
+        return p * self._valid(targets).reshape(len(outputs), -1, 1)
+
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         cumulative = torch.softmax(outputs.detach().double(), -1).cumsum(-1)
-        uniforms = _uniforms(outputs.shape[:-1], generator, outputs)
-        drawn = torch.searchsorted(cumulative, uniforms.unsqueeze(-1)).squeeze(-1).clamp(max=outputs.shape[-1] - 1)
+        levels = uniforms(outputs.shape[:-1], generator, outputs).unsqueeze(-1)
+        drawn = torch.searchsorted(cumulative, levels).squeeze(-1).clamp(max=outputs.shape[-1] - 1)
         return self._score(outputs, drawn, self._valid(targets))
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -122,7 +153,7 @@ class Categorical(Likelihood):
         return self._score(outputs, targets.masked_fill(~valid.squeeze(-1), 0), valid)
 
     def _score(self, outputs: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        score = -torch.softmax(_at_least_float32(outputs), -1)
+        score = -torch.softmax(at_least_float32(outputs), -1)
         score.scatter_add_(-1, labels.unsqueeze(-1), torch.ones_like(score[..., :1]))
         return (score * valid).to(outputs.dtype)
 
@@ -131,23 +162,8 @@ def _classwise(p: Tensor) -> Iterator[Tensor]:
     """√p_c·(e_c − p), whose squares add up to diag(p) − ppᵀ."""
     for c in range(p.shape[-1]):
         vector = -p
-        vector[:, c] += p.sum(-1)
-        yield vector * p[:, c : c + 1].sqrt()
-
-
-def _cholesky(p: Tensor, tolerance: float) -> Iterator[Tensor]:
-    """Columns of diag(p) − ppᵀ by pivoted Cholesky, until the dropped trace is at most ``tolerance`` of the whole."""
-    rest = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
-    allowed = tolerance * float(rest.diagonal(dim1=-2, dim2=-1).sum())
-    for _ in range(p.shape[-1]):
-        diagonal = rest.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-        if float(diagonal.sum()) <= allowed:
-            return
-        largest, pivot = diagonal.max(-1, keepdim=True)
-        column = rest.gather(-1, pivot.unsqueeze(-2).expand(-1, p.shape[-1], -1)).squeeze(-1)
-        vector = torch.where(largest > 0, column / largest.sqrt().clamp(min=torch.finfo(p.dtype).tiny), 0.0)
-        yield vector
-        rest = rest - vector.unsqueeze(-1) * vector.unsqueeze(-2)
+        vector[..., c] += p.sum(-1)
+        yield vector * p[..., c : c + 1].sqrt()
 
 
 class CausalLanguageModel(Categorical):
@@ -173,9 +189,15 @@ class CausalLanguageModel(Categorical):
             )
         super().check(outputs, targets)
 
-    def exact(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Iterator[Tensor]:
-        for vector in super().exact(outputs[:, :-1], targets[:, 1:], tolerance):
-            yield self._widen(vector)
+    def exact(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        yield from map(self._widen, super().exact(outputs[:, :-1], targets[:, 1:]))
+
+    def largest(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Columns:
+        columns = super().largest(outputs[:, :-1], targets[:, 1:], tolerance)
+        return Columns(self._widen(columns.vectors), columns.counts)
+
+    def signed(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        yield from map(self._widen, super().signed(outputs[:, :-1], targets[:, 1:], generator))
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         return self._widen(super().sampled(outputs[:, :-1], targets[:, 1:], generator))
@@ -186,85 +208,6 @@ class CausalLanguageModel(Categorical):
     @staticmethod
     def _widen(vector: Tensor) -> Tensor:
         return torch.nn.functional.pad(vector, (0, 0, 0, 1))
-
-
-class _Elementwise(Likelihood):
-    """Likelihoods whose output elements are independent."""
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if targets.shape != outputs.shape:
-            raise ValueError(
-                f"{type(self).__name__} expects targets of the outputs' shape {tuple(outputs.shape)}, got "
-                f"{tuple(targets.shape)}"
-            )
-
-    def exact(self, outputs: Tensor, targets: Tensor, tolerance: float) -> Iterator[Tensor]:
-        if tolerance:
-            raise ValueError(f"tolerance= drops directions of a Categorical; {type(self).__name__} has none to drop")
-        deviation = self.deviation(_at_least_float32(outputs)).reshape(len(outputs), -1)
-        _cap(deviation.shape[1], f"{deviation.shape[1]} outputs")
-        for element in range(deviation.shape[1]):
-            vector = torch.zeros_like(deviation)
-            vector[:, element] = deviation[:, element]
-            yield vector.reshape(outputs.shape).to(outputs.dtype)
-
-    @abstractmethod
-    def deviation(self, outputs: Tensor) -> Tensor:
-        """The standard deviation of each element's score."""
-
-
-class Bernoulli(_Elementwise):
-    """Independent yes/no outputs: z holds logits, targets probabilities in [0, 1], both of one shape.
-
-    Example:
-        >>> Bernoulli().empirical(torch.zeros(1, 1), torch.ones(1, 1))
-        tensor([[0.5000]])
-    """
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        super().check(outputs, targets)
-        if ((targets < 0) | (targets > 1)).any():
-            raise ValueError(f"Bernoulli expects targets in [0, 1], got up to {float(targets.abs().max())}")
-
-    def deviation(self, outputs: Tensor) -> Tensor:
-        p = torch.sigmoid(outputs)
-        return (p * torch.sigmoid(-outputs)).sqrt()
-
-    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = _uniforms(outputs.shape, generator, outputs) < torch.sigmoid(outputs.detach().double())
-        return self.empirical(outputs, drawn)
-
-    def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        z = _at_least_float32(outputs)
-        return (targets.to(z.dtype) - torch.sigmoid(z)).to(outputs.dtype)
-
-
-class Gaussian(_Elementwise):
-    """Regression with independent errors of one variance: y ~ N(z, variance).
-
-    Args:
-        variance: of the errors, in the targets' unit squared, > 0; ½(y−z)² as a loss means 1.
-
-    Example:
-        >>> Gaussian().empirical(torch.zeros(1, 1), torch.ones(1, 1))
-        tensor([[1.]])
-    """
-
-    def __init__(self, variance: float = 1.0) -> None:
-        if not 0 < variance < float("inf"):
-            raise ValueError(f"variance must be positive and finite, got {variance}")
-        self.variance = variance
-
-    def deviation(self, outputs: Tensor) -> Tensor:
-        return torch.full_like(outputs, self.variance**-0.5)
-
-    def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        error = torch.special.ndtri(_uniforms(outputs.shape, generator, outputs))
-        return (error * self.variance**-0.5).to(outputs.dtype)
-
-    def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        z = _at_least_float32(outputs)
-        return ((targets.to(z.dtype) - z) / self.variance).to(outputs.dtype)
 
 
 def infer(outputs: Tensor, targets: Tensor) -> Likelihood:

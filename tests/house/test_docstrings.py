@@ -31,6 +31,7 @@ EXEMPT: dict[str, tuple[set[str], str]] = {
     "forgetting.tasks.registry.names": ({"Cost"}, "looks up a table"),
     "forgetting.tasks.registry.describe": ({"Cost"}, "looks up a table"),
     "forgetting.tasks.networks.network": ({"Cost"}, "the size of the network is its name's"),
+    "forgetting.fisher.elementwise.*": ({"Cost"}, "a likelihood costs as many backwards as `diagonal` says"),
     "forgetting.fisher.likelihoods.*": ({"Cost"}, "a likelihood costs as many backwards as `diagonal` says"),
     "forgetting.tasks.data.mnist": ({"Example"}, "needs data that not every machine has"),
     "forgetting.report.*": ({"Example"}, "needs results, which need minutes; the command's tests run it"),

@@ -60,9 +60,9 @@ class Add(_Broadcast):
     """x + p, p + x, in place too."""
 
     name = "add"
-    signatures = {function: ("left", "right") for function in (
-        torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)}
-    sources = ()
+    signatures = dict.fromkeys((
+        torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__), ("left", "right"))
+    sources: tuple[str, ...] = ()
     slots = ("left", "right")
 
     def supports(self, call: Call, slots: Collection[str]) -> bool:
@@ -73,8 +73,8 @@ class Subtract(Add):
     """x − p, p − x."""
 
     name = "sub"
-    signatures = {function: ("left", "right") for function in (
-        torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__)}
+    signatures = dict.fromkeys((
+        torch.sub, Tensor.sub, Tensor.sub_, Tensor.__sub__, Tensor.__isub__), ("left", "right"))
 
     def local(self, sources: Sources, gradient: Tensor, slot: str) -> Tensor:
         return -gradient if slot == "right" else gradient
@@ -84,8 +84,8 @@ class Multiply(Add):
     """x · p, p · x: the other factor is needed."""
 
     name = "mul"
-    signatures = {function: ("left", "right") for function in (
-        torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__)}
+    signatures = dict.fromkeys((
+        torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__), ("left", "right"))
     sources = ("left", "right")
 
     def local(self, sources: Sources, gradient: Tensor, slot: str) -> Tensor:

@@ -34,8 +34,9 @@ def products(x: Tensor, g: Tensor, total: Tensor, geometry: Geometry, power: int
     """
     positions = x.shape[1] * math.prod(g.shape[3:])
     if geometry.groups == 1 and positions > 1 and _pointwise(total, geometry):
-        strided = x[(..., *(slice(None, None, s) for s in geometry.stride))]
-        _as_linear(_channels_last(strided), _channels_last(g), total, power, memory)
+        for dimension, stride in enumerate(geometry.stride, start=3):
+            x = x[(slice(None),) * dimension + (slice(None, None, stride),)]
+        _as_linear(_channels_last(x), _channels_last(g), total, power, memory)
     elif geometry.groups == 1 and positions < _FEW and total.ndim == 4:
         kernel = tuple(total.shape[2:])
         for part in range(0, len(x), step := tile(memory, x[0].numel() * math.prod(kernel), x)):

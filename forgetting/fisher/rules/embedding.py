@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, powered, widened
+from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, powered, tile, widened
 
 
 def products(tokens: Tensor, g: Tensor, total: Tensor, padding_idx: int | None, power: int, memory: int) -> None:
     """total[v] += Σₙ |Σ over t with tokens[n,t] = v of g[n,t]|^power; tokens [n, t], g [n, t, d], total [rows, d]."""
-    rows, summed = segments(tokens, g, len(total), padding_idx)
-    total.index_add_(0, rows, powered(summed, power))
+    for start in range(0, len(g), step := tile(memory, g[0].numel(), g)):
+        part = slice(start, start + step)
+        rows, summed = segments(tokens[part], g[part], len(total), padding_idx)
+        total.index_add_(0, rows, powered(summed, power))
 
 
 def segments(tokens: Tensor, g: Tensor, rows: int, padding_idx: int | None) -> tuple[Tensor, Tensor]:

@@ -63,10 +63,13 @@ class Linear(Rule):
     def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
                    memory: int) -> None:
         g = _positions(gradient)
+        if g.shape[1] == 1:
+            self._outer(sources, powered(g[:, 0], power), totals, power)
+            return
         if "weight" in totals:
             total = totals["weight"].T if self.transposed else totals["weight"]
             x = _positions(sources["input"])
-            if x.is_cuda and x.shape[1] > 1:
+            if x.is_cuda:
                 from forgetting.fisher.kernels import linear
 
                 linear.products(x, g, total, power, memory)
@@ -74,6 +77,14 @@ class Linear(Rule):
                 products(x, g, total, power, memory)
         if "bias" in totals:
             add_powers(totals["bias"], g.sum(1), power)
+
+    def _outer(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
+        """One position: the power of an outer product is the outer product of the powers."""
+        if "weight" in totals:
+            x = powered(_positions(sources["input"])[:, 0], power)
+            totals["weight"].addmm_(*(x.T, powers) if self.transposed else (powers.T, x))
+        if "bias" in totals:
+            totals["bias"].add_(powers.sum(0))
 
     def separates(self, sources: Sources, call: Call) -> bool:
         x = sources.get("input")
@@ -104,7 +115,7 @@ class Matmul(Linear):
     """``x @ W`` with the parameter on the right."""
 
     name = "matmul"
-    signatures = {function: ("input", "weight") for function in (
-        torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)}
+    signatures = dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm),
+                               ("input", "weight"))
     slots = ("weight",)
     transposed = True

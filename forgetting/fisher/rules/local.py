@@ -30,7 +30,7 @@ class Local(Rule):
 
     def supports(self, call: Call, slots: Collection[str]) -> bool:
         name = getattr(call["function"], "__name__", "")
-        overwrites = name.endswith("_") and not name.endswith("__") or name.startswith("__i")
+        overwrites = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
         return not overwrites and "out" not in call["arguments"][1]
 
     def needs(self, call: Call, slots: Collection[str]) -> tuple[str, ...]:
@@ -59,13 +59,13 @@ class Local(Rule):
             def output(weight: Tensor) -> Tensor:
                 return self.repeated(call, {**dict(zip(keys, slices, strict=True)), slot: weight})
 
-            value, pull = torch.func.vjp(output, call[slot].detach())
+            value, pull, *_ = torch.func.vjp(output, call[slot].detach())
             return pull(cotangent.movedim(0, call["dimension"]).to(value.dtype))[0]
 
         tensors = [gradient, *sources.values()]
         try:
             return torch.func.vmap(one)(*tensors)
-        except (RuntimeError, ValueError):  # an operation that vmap has no rule for; what is really wrong the loop raises
+        except (RuntimeError, ValueError):  # vmap has no rule for the operation; what is really wrong the loop raises
             return torch.stack([one(*(tensor[n] for tensor in tensors)) for n in range(len(gradient))])
 
     def repeated(self, call: Call, values: Mapping[str, Tensor]) -> Tensor:

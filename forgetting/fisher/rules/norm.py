@@ -54,8 +54,7 @@ class RMSNorm(LayerNorm):
     """``F.rms_norm``: a weight and no bias; ``eps=None`` means the rounding unit of the input's own dtype."""
 
     name = "rms_norm"
-    signatures = {function: ("input", "normalized_shape", "weight", "eps")
-                  for function in (functional.rms_norm, torch.rms_norm)}
+    signatures = dict.fromkeys((functional.rms_norm, torch.rms_norm), ("input", "normalized_shape", "weight", "eps"))
     slots = ("weight",)
 
     def normalised(self, x: Tensor, call: Call) -> Tensor:

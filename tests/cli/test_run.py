@@ -18,7 +18,7 @@ from forgetting.protocol import Store
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra: digits)")
 QUICK = ("--set", "recipe.epochs=1", "--set", "recipe.pretraining_epochs=1", "--set", "recipe.every=1000")
-EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "my_regularizer.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_regularizer.py"
 FIGURES = ("source_before", "source_after", "retention", "adaptation", "average_accuracy", "forgetting", "seconds")
 
 

@@ -1,11 +1,10 @@
-"""``forgetting run | report | list``: benchmark methods on a task sequence, and look at what was measured."""
+"""``forgetting run``: let methods learn a task sequence, and compare what they kept."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,74 +12,20 @@ from typing import Any
 
 import click
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from forgetting import methods, report, tasks
+from forgetting.cli.console import console, default_device, usable
 from forgetting.protocol import Diverged, Method, Recipe, Result, Store, forecast, run
 from forgetting.tasks import TaskSequence
 from forgetting.tasks.unknown import nearest
 
-console = Console()
 _SMALL = 200_000  # weights
 Settings = dict[str, dict[str, Any]]
 
 
-class _Errors(click.Group):
-    """Turns the library's own errors into one readable line; anything else keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ValueError, TypeError, KeyError, OSError, ImportError, SyntaxError) as error:
-            if os.environ.get("FORGETTING_TRACEBACK"):
-                raise
-            text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            raise click.ClickException(f"{text}\n(FORGETTING_TRACEBACK=1 shows where)") from error
-        except KeyboardInterrupt:
-            raise click.ClickException("interrupted; the same command goes on after the last finished task") from None
-
-
-@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="forgetting")
-def main() -> None:
-    """Keep what a pretrained model knows while it learns, and measure both."""
-
-
-@main.command("list")
-@click.argument("what", type=click.Choice(["methods", "sequences"]), required=False)
-def list_(what: str | None) -> None:
-    """List the methods and the task sequences that have names."""
-    if what in (None, "methods"):
-        table = Table("method", "what it does", title="methods", title_justify="left", box=None)
-        for name in methods.names():
-            table.add_row(name, methods.describe(name))
-        console.print(table)
-    if what in (None, "sequences"):
-        table = Table("sequence", "what it is", title="sequences", title_justify="left", box=None)
-        for name in tasks.names():
-            about = tasks.describe(name)
-            start = "pretrained" if about.pretrained else "from scratch"
-            table.add_row(name, f"{about.text} ({start}; {', '.join(about.scenarios)}-incremental)")
-        console.print(table)
-
-
-@main.command("report")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path), help="the page's file; default: report.html in DIRECTORY")
-def report_(directory: Path, out: Path | None) -> None:
-    """Write ONE self-contained HTML page about every finished run in DIRECTORY."""
-    results = Store(directory).results()
-    if not results:
-        raise click.ClickException(f"{directory} holds no finished run; make some with: forgetting run … --out DIR")
-    page = out or directory / "report.html"
-    report.page(results, page)
-    console.print(report.table(results))
-    console.print(f"[bold]{page}[/bold] shows {len(results)} runs: open it in a browser")
-
-
-@main.command("run")
+@click.command("run")
 @click.argument("sequence")
 @click.option("--methods", "names", required=True, help="comma-separated: names, file.py:Class or package.module:Class")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="runs a method: seeds 0 … N−1")
@@ -106,7 +51,7 @@ def run_(
     if json_file and not json_file.parent.is_dir():
         raise click.BadParameter(f"--json {json_file}: there is no folder {json_file.parent}")
     settings = _settings(assignments, [*listed, "recipe"])
-    recipes = _recipes(sequence, listed, scenario, _usable(device or _default_device()), settings)
+    recipes = _recipes(sequence, listed, scenario, usable(device or default_device()), settings)
     learned = recipes[0].sequence_of(0)
     with _threads(recipes[0], learned):
         _preamble(recipes, learned, seeds, out)
@@ -136,20 +81,6 @@ def _all_runs(
                     except Diverged as error:
                         diverged.append((seed, error))
     return results, diverged
-
-
-def _usable(device: str) -> str:
-    """The device, where this machine has it."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise click.BadParameter(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); "
-                                 f"leave --device away for {_default_device()!r}") from error
-    return device
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _settings(assignments: Sequence[str], listed: Sequence[str]) -> Settings:
@@ -282,7 +213,3 @@ def _write_json(path: Path, results: Sequence[Result]) -> None:
     temporary = path.with_name(f"{path.name}.part")
     temporary.write_text(json.dumps(report.rows(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-if __name__ == "__main__":
-    main()
