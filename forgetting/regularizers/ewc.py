@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: the diagonal Fisher says how hard each weight is held."""
+"""Elastic weight consolidation: the Fisher information says how hard each weight, or each direction, is held."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from forgetting.curvature import Curvature
 from forgetting.parameters import Selection
 from forgetting.regularizers.quadratic import QuadraticRegularizer
 
+CURVATURES = ("diagonal", "kronecker")
 _INERT = 1e-12
 
 
@@ -34,24 +35,31 @@ class EWC(QuadraticRegularizer):
             its own, at the memory and the time of one.
         parameters: patterns (or a function of the name) that say what is covered. Parameters that the model gains
             later are not held; one that vanishes or changes its shape is an error unless it is left out here.
+        curvature: ``"diagonal"``, or ``"kronecker"``: by layers, so that changes of a layer's weights that make up for
+            each other stay free (K-FAC, see :func:`forgetting.fisher.kronecker`; ``anchors="latest"`` only). For other
+            settings of it, give ``consolidate`` the matrix.
         likelihood: what the outputs mean, see :mod:`forgetting.fisher`; ``None`` for classification.
         forward: ``(model, batch) -> (outputs, targets)`` for batches that are no ``(inputs, targets)`` pairs.
         examples: how many examples of ``data`` to use; ``None`` for all.
         seed: of the labels that are drawn with ``labels="sampled"``.
 
     Raises:
-        ValueError: see :class:`~forgetting.regularizers.QuadraticRegularizer`.
+        ValueError: for labels or a curvature of another name, for ``"kronecker"`` with separate anchors or batched
+            labels; see also :class:`~forgetting.regularizers.QuadraticRegularizer`.
 
     Warns:
         UserWarning: from ``consolidate``, where every importance is about 0 and nothing will be held.
 
     **Cost**: consolidation is one pass over ``data`` (exact labels: one backward a class). Memory: two copies of the
-    parameters whatever the number of tasks (``anchors="separate"``: four). A step: two passes over them.
+    parameters whatever the number of tasks (``anchors="separate"``: four). A step: two passes over them. With
+    ``"kronecker"`` inputs² + outputs² numbers a layer in place of one copy, and their products with it a step.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3; Schwarz et al. 2018 (arXiv 1805.06370),
-    section 4.2, for ``decay``; Huszár 2018 (arXiv 1712.03847) for tasks merged into one quadratic.
+    section 4.2, for ``decay``; Huszár 2018 (arXiv 1712.03847) for tasks merged into one quadratic; Ritter et al. 2018
+    (arXiv 1805.07810) for Kronecker factors.
     **Differs**: F is a mean over examples and exact over labels unless told otherwise; Schwarz et al. also multiply
-    the penalty by γ, here γ acts at consolidation only.
+    the penalty by γ, here γ acts at consolidation only. Two tasks' Kronecker products do not add up to one; the nearest
+    is kept, and ``consolidated.curvature.errors`` says how near.
 
     Example:
         >>> from forgetting.curvature import Diagonal
@@ -70,6 +78,7 @@ class EWC(QuadraticRegularizer):
         labels: str = "exact",
         decay: float = 1.0,
         anchors: str = "latest",
+        curvature: str = "diagonal",
         parameters: Selection = None,
         likelihood: Any = None,
         forward: Callable[..., Any] | None = None,
@@ -79,23 +88,34 @@ class EWC(QuadraticRegularizer):
         super().__init__(strength, decay=decay, anchors=anchors, parameters=parameters)
         if labels not in fisher.LABELS:
             raise ValueError(f"labels={labels!r} does not exist: choose one of {', '.join(fisher.LABELS)}")
+        if curvature not in CURVATURES:
+            raise ValueError(f"curvature={curvature!r} does not exist: choose one of {', '.join(CURVATURES)}; a matrix "
+                             "is given to consolidate(curvature=...)")
+        if curvature == "kronecker" and anchors == "separate":
+            raise ValueError('curvature="kronecker" needs anchors="latest": separate anchors merge without loss only '
+                             "on a diagonal")
+        if curvature == "kronecker" and labels == "batched":
+            raise ValueError('curvature="kronecker" needs labels="exact", "sampled" or "empirical": the gradient of a '
+                             "whole batch has no factors")
         self.labels = labels
+        self.curvature = curvature
         self.likelihood = likelihood
         self.forward = forward
         self.examples = examples
         self.seed = seed
 
     def estimate(self, model: nn.Module, data: Any, outputs: Any) -> Curvature:
-        """The diagonal Fisher of the data; each task draws its labels from a stream of its own."""
+        """The Fisher information of the data; each task draws its labels from a stream of its own."""
         tasks = self.consolidated.tasks if self.consolidated is not None else 0
-        found = fisher.diagonal(
+        found: Curvature = (fisher.kronecker if self.curvature == "kronecker" else fisher.diagonal)(
             model, data, labels=self.labels, likelihood=self.likelihood, forward=self.forward, outputs=outputs,
             parameters=self.parameters, examples=self.examples,
             generator=torch.Generator().manual_seed(self.seed + tasks),
         )
-        if found.largest() < _INERT:
+        largest = max(float(value.max()) for value in found.diagonal().values())
+        if largest < _INERT:
             warnings.warn(
-                f"EWC is inert: its largest importance is {found.largest():.1e}, so no weight will be held. The model "
+                f"EWC is inert: its largest importance is {largest:.1e}, so no weight will be held. The model "
                 "may be certain of every example (its gradients vanish), or the data may not be what it learned",
                 stacklevel=3,
             )

@@ -20,6 +20,7 @@ VARIANTS = {
     "EWC decayed": lambda strength: EWC(strength, decay=0.5),
     "EWC sampled": lambda strength: EWC(strength, labels="sampled"),
     "EWC empirical": lambda strength: EWC(strength, labels="empirical"),
+    "EWC kronecker": lambda strength: EWC(strength, curvature="kronecker"),
     "EWC batched": lambda strength: EWC(strength, labels="batched"),
     "L2SP with groups": lambda strength: L2SP(strength, groups={"0.*": 0.25}),
     "L2SP with a head": lambda strength: L2SP(strength, head=0.5, parameters="[02].*"),

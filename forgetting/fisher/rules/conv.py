@@ -15,7 +15,8 @@ from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_til
 
 _FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_FEW = 100  # positions: below them an unfolded copy and a matrix product beat the library's convolution
+_FEW = 256  # positions: up to them a copy of the windows and a matrix product beat the library's convolution
+_GATHERED = 2**24  # bytes of such copies at once
 
 
 class Geometry(NamedTuple):
@@ -37,15 +38,15 @@ def products(x: Tensor, g: Tensor, total: Tensor, geometry: Geometry, power: int
         for dimension, stride in enumerate(geometry.stride, start=3):
             x = x[(slice(None),) * dimension + (slice(None, None, stride),)]
         _as_linear(_channels_last(x), _channels_last(g), total, power, memory)
-    elif geometry.groups == 1 and positions < _FEW and total.ndim == 4:
-        kernel = tuple(total.shape[2:])
-        for part in range(0, len(x), step := tile(memory, x[0].numel() * math.prod(kernel), x)):
-            images = x[part : part + step]
-            columns = functional.unfold(images.flatten(0, 1), kernel, geometry.dilation, geometry.padding,
-                                        geometry.stride)
-            _as_linear(_channels_last(columns.unflatten(0, images.shape[:2])), _channels_last(g[part : part + step]),
-                       total, power, memory)
-    elif x.shape[1] == 1 and (geometry.groups == x.shape[2] or positions >= _FEW):
+    elif geometry.groups == 1 and positions <= _FEW:
+        step = tile(min(memory, _GATHERED), positions * total[0].numel(), x)
+        matrix = total.new_zeros(len(total), total[0].numel())
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            linear.products(_windows(x[part], g.shape[3:], total.shape[2:], geometry), _channels_last(g[part]), matrix,
+                            power, memory)
+        total.add_(matrix.view(len(total), *total.shape[2:], -1).movedim(-1, 1))
+    elif x.shape[1] == 1 and (geometry.groups == x.shape[2] or positions > _FEW):
         _folded(x[:, 0], g[:, 0], total, geometry, power, min(memory, linear.CACHE))
     else:
         for image, gradient in zip(x, g, strict=True):
@@ -67,6 +68,20 @@ def _channels_last(images: Tensor) -> Tensor:
     """[examples, positions, channels] of [examples, images, channels, …], a view where there is one image each."""
     flat = images.flatten(3)
     return flat[:, 0].transpose(1, 2) if flat.shape[1] == 1 else flat.transpose(2, 3).flatten(1, 2)
+
+
+def _windows(x: Tensor, outputs: torch.Size, kernel: torch.Size, geometry: Geometry) -> Tensor:
+    """What each output position sees, [examples, positions, kernel · channels]: channels last, so that a copy moves
+    whole rows."""
+    images = x.flatten(0, 1).movedim(1, -1)
+    around = [side for padding in reversed(geometry.padding) for side in (padding, padding)]
+    images = functional.pad(images, (0, 0, *around))
+    for d, size in enumerate(kernel):
+        dilation = geometry.dilation[d]
+        images = images.unfold(1 + d, dilation * (size - 1) + 1, geometry.stride[d])[..., ::dilation]
+        images = images.narrow(1 + d, 0, outputs[d])
+    channels = 1 + len(kernel)
+    return images.movedim(channels, -1).reshape(len(x), -1, kernel.numel() * x.shape[2])
 
 
 def _as_linear(x: Tensor, g: Tensor, total: Tensor, power: int, memory: int) -> None:
