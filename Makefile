@@ -7,6 +7,7 @@ EXTRAS ?=
 SEEDS ?= 10
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(max(2, min(8, os.cpu_count() or 2)))")
 ARGS ?=
+BENCH ?=
 OUT ?= demo
 
 python := $(VENV)/bin/python
@@ -15,6 +16,7 @@ demo_extras := digits,report
 test_extras := $(if $(EXTRAS),$(EXTRAS),$(demo_extras)),dev
 exam_extras := $(demo_extras),vision,dev
 check_extras := $(demo_extras),dev
+bench_extras := digits,report,vision,hf,dev
 docs_extras := $(demo_extras),docs
 methods := finetune,small-rate,ewc,l2sp,freeze,linear-probe,layerwise-decay,wise-ft,joint
 
@@ -49,9 +51,12 @@ docs: $(call stamp,$(docs_extras)) ## the documentation as HTML in docs/_build/h
 	@$(VENV)/bin/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "the documentation lies at docs/_build/html/index.html"
 
-bench: $(call stamp,$(check_extras)) ## what a penalty and a Fisher cost, as ratios to a plain step
-	@OMP_NUM_THREADS=1 $(python) -m pytest benchmarks/speed --benchmark-only --benchmark-timer=time.process_time \
-		--benchmark-group-by=group,param:case --benchmark-columns=median,iqr,rounds --benchmark-sort=min -q $(ARGS)
+bench: $(call stamp,$(bench_extras)) ## what a Fisher costs beside a forward+backward, into docs/speed.md; half an hour
+	@OMP_NUM_THREADS=2 $(python) -m pytest benchmarks/speed/test_speed.py --benchmark-only \
+		--benchmark-timer=time.process_time --benchmark-group-by=group,param:case \
+		--benchmark-columns=median,iqr,rounds --benchmark-sort=min -q -p no:cacheprovider $(ARGS)
+	@$(python) -m benchmarks.speed $(BENCH)
+	@$(python) -m benchmarks.speed.table
 
 reproduce: ## published results, sitting this library's exams
 	@echo "no published result has been reproduced here yet: baselines/README.md says what will be, and how"; exit 1

@@ -1,65 +1,75 @@
-"""What a diagonal Fisher costs beside a backward pass, and a penalty beside a training step.
+"""The models of :mod:`benchmarks.speed.models` under pytest-benchmark: seconds of process-CPU time, a group a model.
 
-Process-CPU time; the figure in brackets is the ratio to the fastest of its group, which is the plain one. The plain
-backward pass runs in eval mode on the summed loss, with gradients None.
+Every round of an estimate is preceded by a plain forward and backward pass, untimed by pytest-benchmark: the median of
+their ratios is kept as ``extra_info["ratio"]`` (``--benchmark-json``). The ratios of the tables in docs/speed.md come
+from ``python -m benchmarks.speed``, which has more of them: whole data sets, processes of their own, memory, error.
 """
+
+import statistics
 
 import pytest
 import torch
-from torch import nn
 
 import forgetting
-import forgetting.fisher
+from benchmarks.speed.clock import seconds
+from benchmarks.speed.measure import diagonal, forward_backward
+from benchmarks.speed.models import CPU
+from forgetting import fisher
 
-EXAMPLES, CLASSES = 128, 10
-
-
-def perceptron():
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, CLASSES)
-    )
+ROUNDS = 5
 
 
-def convolutions():
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
-        nn.Flatten(), nn.Linear(512, CLASSES),
-    )
-
-
-MODELS = {"perceptron": perceptron, "convolutions": convolutions}
-
-
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=CPU)
 def case(request):
-    """A model and one batch."""
-    torch.manual_seed(0)
-    model = MODELS[request.param]().eval()
-    return model, (torch.randn(EXAMPLES, 1, 28, 28), torch.randint(CLASSES, (EXAMPLES,)))
+    """A row, its model and one batch."""
+    row = CPU[request.param]
+    if row.missing():
+        pytest.skip(f"{row.name} needs {', '.join(row.missing())}")
+    return row, row.model(), row.data(1)
 
 
-def backward(model, batch):
-    """The plain pass."""
-    model.zero_grad(set_to_none=True)
-    nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum").backward()
+cheap = pytest.mark.parametrize("case", ["mlp", "cnn"], indirect=True)
+
+
+def against_plain(benchmark, plain, call):
+    """Benchmark a call with a plain pass before each round, and keep the median ratio."""
+    before = []
+    benchmark.pedantic(call, setup=lambda: before.append(seconds(plain, "cpu")), rounds=ROUNDS, warmup_rounds=1)
+    if benchmark.stats is not None:
+        timed = zip(benchmark.stats.stats.data, before[-ROUNDS:], strict=True)
+        benchmark.extra_info["ratio"] = statistics.median(above / below for above, below in timed)
 
 
 @pytest.mark.benchmark(group="fisher")
-def test_backward(benchmark, case):
-    benchmark(backward, *case)
+def test_forward_backward(benchmark, case):
+    benchmark.pedantic(forward_backward(*case), rounds=ROUNDS, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="fisher")
-@pytest.mark.parametrize("labels", ["empirical", "sampled", "exact"])
-def test_diagonal(benchmark, case, labels):
-    model, batch = case
-    benchmark(forgetting.fisher.diagonal, model, [batch], labels=labels)
+def test_empirical(benchmark, case):
+    against_plain(benchmark, forward_backward(*case), diagonal(*case))
 
 
-def step(model, batch, optimizer, regularizer=None):
+@pytest.mark.benchmark(group="fisher")
+@cheap
+@pytest.mark.parametrize("labels", ["sampled", "exact"])
+def test_labels(benchmark, case, labels):
+    against_plain(benchmark, forward_backward(*case), diagonal(*case, labels=labels))
+
+
+@pytest.mark.benchmark(group="fisher")
+@cheap
+@pytest.mark.skipif(not hasattr(fisher, "kronecker"), reason="there are no Kronecker factors yet")
+def test_kronecker(benchmark, case):
+    from benchmarks.speed.kronecker import factors
+
+    against_plain(benchmark, forward_backward(*case), factors(*case, "kfac"))
+
+
+def step(row, model, data, optimizer, regularizer=None):
     """A training step, with a penalty in the loss or without."""
-    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    inputs, targets = data[0]
+    loss = row.loss(model(inputs), targets) / len(inputs)
     if regularizer is not None:
         loss = loss + regularizer.penalty(model)
     optimizer.zero_grad()
@@ -68,12 +78,13 @@ def step(model, batch, optimizer, regularizer=None):
 
 
 @pytest.mark.benchmark(group="step")
+@cheap
 @pytest.mark.parametrize("mode", ["plain", "loss", "gradient", "proximal"])
 def test_step(benchmark, case, mode):
-    model, batch = case
+    _, model, data = case
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     ewc = forgetting.EWC(1.0, labels="empirical")
-    ewc.consolidate(model, [batch])
+    ewc.consolidate(model, data)
     if mode in ("gradient", "proximal"):
         ewc.attach(model, optimizer, mode=mode)
-    benchmark(step, model, batch, optimizer, ewc if mode == "loss" else None)
+    benchmark(step, *case, optimizer, ewc if mode == "loss" else None)

@@ -185,6 +185,8 @@ class Accumulator:
         )
 
     def _follow(self, plan: Plan, batch: Batch) -> _Pass:
+        if plan.steps is None:
+            return self._unseen(batch)
         inbox = _Inbox()
         capture = Capture(self.parameters, plan.steps, count(batch), inbox.receive)
         try:

@@ -27,14 +27,14 @@ def transform(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """Every tensor in a batch, in order."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    transform(batch, note)
-    yield from found
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            yield from tensors(value)
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors(value)
 
 
 def default_forward(model: nn.Module, batch: Batch) -> tuple[Any, Tensor]:

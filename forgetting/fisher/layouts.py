@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.capture import Capture, Layout, Step, Tracked, Watch
+from forgetting.fisher.capture import Capture, Diverged, Layout, Step, Tracked, Watch, matters
 from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
 
 _TOLERANCE = 1e-3
@@ -24,13 +24,13 @@ Run = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What the probe found: a step a call with parameters.
+    """What the probe found: a step a call with parameters; None where the calls depend on the order of the examples.
 
     ``decided``: the data decides shapes, so that the plan holds for this batch alone. ``overwrites``: the model
     changes its inputs in place. ``outputs``: of the ``indices`` that were probed, to compare with the whole batch's.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] | None
     decided: bool
     overwrites: bool
     indices: tuple[int, ...]
@@ -72,9 +72,13 @@ def _probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, indices: tu
             outputs = run(given).detach()
         overwrites = versions != [tensor._version for tensor in tensors(given)]
         decided = record.decided or planner.decided
-        with Capture(parameters, planner.steps, 1) as turned:
-            backwards = run(reversed_).detach()
-        turned.finish()
+        turned = Capture(parameters, planner.steps, 1)
+        try:
+            with turned:
+                backwards = run(reversed_).detach()
+            turned.finish()
+        except Diverged:
+            return Plan(None, True, True, indices, outputs), True
     ends = [0, len(indices) - 1]
     with torch.no_grad():
         alone = torch.cat([run(choose(batch, [indices[end]])) for end in ends])
@@ -152,6 +156,8 @@ class _Planner(Tracked):
             return func(*args, **kwargs)
         given = list(tensors((args, kwargs)))
         output = func(*args, **kwargs)
+        if not matters(func, output):
+            return output
         kind, rule = "opaque", None
         results = list(tensors(output))
         if known[0] != func or len(known[2]) != len(results):
