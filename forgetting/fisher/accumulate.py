@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 
 from forgetting.fisher import fallback
 from forgetting.fisher.batches import Batch, Forward, choose, count, transform, unwrap
-from forgetting.fisher.capture import Capture, Diverged, Use, leaves
+from forgetting.fisher.capture import Capture, Diverged, Use
 from forgetting.fisher.columns import Columns
 from forgetting.fisher.labels import Labels
 from forgetting.fisher.layouts import Mixes, Plan, independent, probe
@@ -116,7 +116,7 @@ class Accumulator:
 
     def _send_back(self, run: _Pass, batch: Batch, cotangents: Sequence[Tensor]) -> None:
         """Add what the cotangents bring back through one forward pass's graph."""
-        reached = [leaf for leaf in leaves(run.outputs) if id(leaf) in self._tracked]
+        reached = [leaf for leaf in _leaves(run.outputs) if id(leaf) in self._tracked]
         uses = run.uses or []
         slow = set(self.parameters) if run.uses is None else {self._tracked[id(leaf)] for leaf in reached}
         slow |= {name for use in uses if use.changed() for operand in use.slots.values() for name in operand.names}
@@ -238,3 +238,22 @@ class Accumulator:
         swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
         outputs, _ = torch.func.functional_call(self.adapter, swapped, (transform(batch, torch.clone),))
         return self.labels.restricted(unwrap(outputs))
+
+
+def _leaves(output: Tensor) -> Iterator[Tensor]:
+    """The leaf tensors that an output depends on."""
+    if output.grad_fn is None:
+        if output.requires_grad:
+            yield output
+        return
+    waiting = [output.grad_fn]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)

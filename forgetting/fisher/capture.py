@@ -8,7 +8,7 @@ activations only, and the per-example weight gradients are squared as they pass 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -281,22 +281,3 @@ def _decides(func: Any, args: Any) -> bool:
         indices = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
     return func in _DECIDING or (func is torch.where and len(args) == 1)
-
-
-def leaves(output: Tensor) -> Iterator[Tensor]:
-    """The leaf tensors that an output depends on."""
-    if output.grad_fn is None:
-        if output.requires_grad:
-            yield output
-        return
-    waiting = [output.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                waiting.append(parent)

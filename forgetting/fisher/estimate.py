@@ -104,17 +104,17 @@ def diagonal(
         >>> fisher["weight"].shape, fisher.examples, fisher.routes
         (torch.Size([3, 2]), 4, {'weight': 'linear'})
     """
-    _check(labels, tolerance, examples)
+    check_arguments(labels, tolerance, examples)
     ranks, enough = Ranks(process_group), following(precision, process_group, labels)
     model = unwrapped(model)
-    _refuse_batch_statistics(model)
+    refuse_batch_statistics(model)
     batches, seen = 0, 0
-    with whole(model, together=process_group is not None) as back, evaluating(model), _recurrence_without_cudnn(model):
+    with whole(model, together=process_group is not None) as back, evaluating(model), recurrence_without_cudnn(model):
         chosen = _learning(model, parameters)
         sums = Accumulator(
             adapter=Adapter(model, forward or default_forward),
             parameters=chosen,
-            labels=Labels(labels, likelihood, _columns(outputs), tolerance,
+            labels=Labels(labels, likelihood, task_columns(outputs), tolerance,
                           generator or torch.Generator().manual_seed(ranks.rank)),
             memory=memory,
         )
@@ -146,14 +146,14 @@ def _learning(model: nn.Module, parameters: Selection) -> Parameters:
     return chosen
 
 
-def _recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+def recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """cuDNN's recurrent layers have no backward pass in eval mode; torch's own have one."""
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         return torch.backends.cudnn.flags(enabled=False)
     return contextlib.nullcontext()
 
 
-def _check(labels: str, tolerance: float, examples: int | None) -> None:
+def check_arguments(labels: str, tolerance: float, examples: int | None) -> None:
     """Raise for arguments out of their range, or without effect."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("inside torch.inference_mode() there are no gradients to square: leave it, or use "
@@ -168,7 +168,7 @@ def _check(labels: str, tolerance: float, examples: int | None) -> None:
         raise ValueError(f"examples= must be at least 1, got {examples}")
 
 
-def _columns(outputs: Iterable[int] | None) -> Tensor | None:
+def task_columns(outputs: Iterable[int] | None) -> Tensor | None:
     """A task's columns of the outputs."""
     if outputs is None:
         return None
@@ -178,7 +178,7 @@ def _columns(outputs: Iterable[int] | None) -> Tensor | None:
     return torch.tensor(columns)
 
 
-def _refuse_batch_statistics(model: nn.Module) -> None:
+def refuse_batch_statistics(model: nn.Module) -> None:
     """BatchNorm without running statistics mixes examples even in eval mode."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

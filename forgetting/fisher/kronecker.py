@@ -15,7 +15,13 @@ from forgetting.fisher.accumulate import Accumulator, Adapter
 from forgetting.fisher.batches import Batch, Forward, count, default_forward, first, transform
 from forgetting.fisher.columns import Columns
 from forgetting.fisher.distributed import Ranks
-from forgetting.fisher.estimate import MEMORY, _check, _columns, _recurrence_without_cudnn, _refuse_batch_statistics
+from forgetting.fisher.estimate import (
+    MEMORY,
+    check_arguments,
+    recurrence_without_cudnn,
+    refuse_batch_statistics,
+    task_columns,
+)
 from forgetting.fisher.labels import Labels
 from forgetting.fisher.likelihoods import Likelihood
 from forgetting.fisher.moments import SHARING, Layer
@@ -112,13 +118,13 @@ def kronecker(
         >>> fisher.routes["0.bias"], fisher.routes["1.bias"]
         ('linear (kfac)', 'layer_norm')
     """
-    _check(labels, tolerance, examples)
+    check_arguments(labels, tolerance, examples)
     _check_factors(approximation, sharing, labels)
     model, ranks = unwrapped(model), Ranks(process_group)
-    _refuse_batch_statistics(model)
+    refuse_batch_statistics(model)
     generator = generator or torch.Generator().manual_seed(ranks.rank)
-    meaning = _WholeBatches(labels, likelihood, _columns(outputs), tolerance, generator)
-    with evaluating(model), _recurrence_without_cudnn(model):
+    meaning = _WholeBatches(labels, likelihood, task_columns(outputs), tolerance, generator)
+    with evaluating(model), recurrence_without_cudnn(model):
         chosen = named(model, parameters, trainable=parameters is None)
         if any(sharded(value) for value in chosen.values()):
             raise ValueError("the weights lie in shards on several processes, and factors belong to whole layers; "

@@ -59,7 +59,7 @@ class Labels:
 
     def _checked(self, outputs: Tensor, targets: Tensor) -> tuple[Likelihood, Tensor]:
         """The likelihood, and the targets as it takes them; raises where they do not fit."""
-        if not torch.isfinite(outputs).all():
+        if outputs.numel() and not torch.isfinite(torch.stack(torch.aminmax(outputs))).all():
             raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
         if not torch.isfinite(targets).all():
             raise ValueError("the targets are not finite, so the loss is not; check the data before consolidating")

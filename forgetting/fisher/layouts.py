@@ -91,8 +91,9 @@ def _probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, indices: tu
 
 def independent(outputs: Tensor, again: Tensor) -> None:
     """Raise where the same examples gave other outputs in other company."""
-    scale = float(outputs.abs().max()) if outputs.numel() else 0.0
-    worst = float((outputs - again).abs().max()) if outputs.shape == again.shape else float("inf")
+    scale = float(torch.stack(torch.aminmax(outputs)).abs().max()) if outputs.numel() else 0.0
+    same = outputs.shape == again.shape
+    worst = float((outputs - again).abs_().max()) if same and outputs.numel() else (0.0 if same else float("inf"))
     if worst > tolerance(outputs) * scale:
         raise Mixes(f"by {worst:.3g} (largest output {scale:.3g})")
 

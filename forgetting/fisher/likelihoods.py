@@ -143,19 +143,26 @@ class Categorical(Likelihood):
         return p * self._valid(targets).reshape(len(outputs), -1, 1)
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        cumulative = torch.softmax(outputs.detach().double(), -1).cumsum(-1)
-        levels = uniforms(outputs.shape[:-1], generator, outputs).unsqueeze(-1)
-        drawn = torch.searchsorted(cumulative, levels).squeeze(-1).clamp(max=outputs.shape[-1] - 1)
-        return self._score(outputs, drawn, self._valid(targets))
+        return self._score(outputs, self._drawn(outputs, generator), targets != self.ignore_index)
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        valid = self._valid(targets)
-        return self._score(outputs, targets.masked_fill(~valid.squeeze(-1), 0), valid)
+        valid = targets != self.ignore_index
+        return self._score(outputs, targets.masked_fill(~valid, 0), valid)
+
+    def _drawn(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """One label a position, an example at a time: float64 of a whole vocabulary is large."""
+        levels = uniforms(outputs.shape[:-1], generator, outputs).unsqueeze(-1)
+        labels = torch.empty_like(levels, dtype=torch.long)
+        for one, level, label in zip(outputs.detach(), levels, labels, strict=True):
+            torch.searchsorted(one.double().softmax(-1).cumsum(-1), level, out=label)
+        return labels.squeeze(-1).clamp(max=outputs.shape[-1] - 1)
 
     def _score(self, outputs: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        score = -torch.softmax(at_least_float32(outputs), -1)
+        """e_label − p, 0 where a position does not count; in one copy of the outputs."""
+        score = torch.softmax(at_least_float32(outputs), -1).neg_()
         score.scatter_add_(-1, labels.unsqueeze(-1), torch.ones_like(score[..., :1]))
-        return (score * valid).to(outputs.dtype)
+        score[~valid] = 0
+        return score.to(outputs.dtype)
 
 
 def _classwise(p: Tensor) -> Iterator[Tensor]:
@@ -200,10 +207,15 @@ class CausalLanguageModel(Categorical):
         yield from map(self._widen, super().signed(outputs[:, :-1], targets[:, 1:], generator))
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        return self._widen(super().sampled(outputs[:, :-1], targets[:, 1:], generator))
+        labels = torch.nn.functional.pad(self._drawn(outputs[:, :-1], generator), (0, 1))
+        return self._score(outputs, labels, self._next(targets) != self.ignore_index)
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._widen(super().empirical(outputs[:, :-1], targets[:, 1:]))
+        return super().empirical(outputs, self._next(targets))
+
+    def _next(self, targets: Tensor) -> Tensor:
+        """The target of each position; the last has none."""
+        return torch.nn.functional.pad(targets[:, 1:], (0, 1), value=self.ignore_index)
 
     @staticmethod
     def _widen(vector: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Moments:
         first, (layer, part) = use not in self._counted, Layer.of(use, slots, self.parameters)
         self._counted.add(use)
         if isinstance(use.rule, Embedding):
-            tokens, flat = Embedding.flat(sources, gradient)
+            tokens, flat = Embedding.flat(sources, widened(gradient))
             a = counts(tokens, layer.shape[0], use.call.get("padding_idx"), self.sharing, flat.dtype) if first else None
             self._add(layer, part, a, flat.unsqueeze(2))
             return

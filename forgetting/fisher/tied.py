@@ -48,7 +48,7 @@ class Tied:
     def receive(self, use: Use, sources: Mapping[str, Tensor], gradient: Tensor) -> None:
         """One use's gradient; of the dense one only the looked-up rows are kept."""
         if use is not self.dense:
-            self._sparse[use] = Embedding.flat(sources, gradient)[1]
+            self._sparse[use] = Embedding.flat(sources, widened(gradient))[1]
             return
         use.rule.accumulate(sources, gradient, use.call, {"weight": self.total}, self.power, self.memory)
         x = widened(sources["input"]).reshape(len(gradient), -1, sources["input"].shape[-1])

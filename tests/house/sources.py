@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import subprocess
@@ -40,7 +40,8 @@ def modules() -> Iterator[ModuleType]:
     """Every module of the package, imported."""
     yield forgetting
     for found in pkgutil.walk_packages(forgetting.__path__, "forgetting."):
-        yield importlib.import_module(found.name)
+        if ".kernels" not in found.name or importlib.util.find_spec("triton") is not None:
+            yield importlib.import_module(found.name)
 
 
 def rooms() -> list[ModuleType]:

@@ -6,7 +6,7 @@ import sys
 
 OPTIONAL = {
     "accelerate", "avalanche", "datasets", "lightning", "matplotlib", "pandas", "peft", "pytorch_lightning", "ray",
-    "sklearn", "timm", "torchvision", "transformers", "wandb",
+    "sklearn", "timm", "torchvision", "transformers", "triton", "wandb",
 }
 
 STATE = """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from forgetting.fisher import kernels
 from forgetting.fisher.rules import linear
 from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, add_powers, tile, widened
 
@@ -130,12 +131,12 @@ class Conv(Rule):
                    memory: int) -> None:
         if "weight" in totals:
             x, g, geometry = self.oriented(sources, gradient, call)
-            if x.is_cuda:
+            if kernels.serve(x, g):
                 from forgetting.fisher.kernels import conv
 
                 conv.products(x, g, totals["weight"], geometry, power, memory)
             else:
-                products(x, g, totals["weight"], geometry, power, memory)
+                products(*_alike(x, g), totals["weight"], geometry, power, memory)
         if "bias" in totals:
             add_powers(totals["bias"], _biases(gradient), power)
 
@@ -144,7 +145,7 @@ class Conv(Rule):
             out.add_(_biases(gradient))
             return
         x, g, geometry = self.oriented(sources, gradient, call)
-        for one, image, output in zip(out, x, g, strict=True):
+        for one, image, output in zip(out, *_alike(x, g), strict=True):
             one.add_(weight_gradient(image, output, one, geometry))
 
     def oriented(self, sources: Sources, gradient: Tensor, call: Call) -> tuple[Tensor, Tensor, Geometry]:
@@ -155,10 +156,14 @@ class Conv(Rule):
         assert padding is not None
         geometry = Geometry(_each(call.get("stride", 1), dimensions), padding,
                             _each(call.get("dilation", 1), dimensions), call.get("groups", 1))
-        x, g = widened(sources["input"]), widened(gradient)
-        common = torch.promote_types(x.dtype, g.dtype)
-        x, g = x.to(common), g.to(common)
+        x, g = sources["input"], gradient
         return (g, x, geometry) if self.signatures[call["function"]] is _TRANSPOSED else (x, g, geometry)
+
+
+def _alike(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32 or better, and in one type (under autocast they differ)."""
+    common = torch.promote_types(torch.promote_types(x.dtype, g.dtype), torch.float32)
+    return x.to(common), g.to(common)
 
 
 def _biases(gradient: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from forgetting.fisher import kernels
 from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, powered, tile, widened
 
 
@@ -48,15 +49,15 @@ class Embedding(Rule):
     def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
                    memory: int) -> None:
         tokens, g = self.flat(sources, gradient)
-        if g.is_cuda:
+        if kernels.serve(g):
             from forgetting.fisher.kernels import embedding
 
             embedding.products(tokens, g, totals["weight"], call.get("padding_idx"), power, memory)
         else:
-            products(tokens, g, totals["weight"], call.get("padding_idx"), power, memory)
+            products(tokens, widened(g), totals["weight"], call.get("padding_idx"), power, memory)
 
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
-        tokens, g = self.flat(sources, gradient)
+        tokens, g = self.flat(sources, widened(gradient))
         if call.get("padding_idx") is not None:
             g = g * (tokens != call["padding_idx"] % out.shape[1]).unsqueeze(-1)
         rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1) * out.shape[1] + tokens
@@ -66,4 +67,4 @@ class Embedding(Rule):
     def flat(sources: Sources, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [examples, positions] and gradients [examples, positions, width]."""
         tokens = sources["input"].reshape(len(gradient), -1)
-        return tokens, widened(gradient).reshape(*tokens.shape, gradient.shape[-1])
+        return tokens, gradient.reshape(*tokens.shape, gradient.shape[-1])

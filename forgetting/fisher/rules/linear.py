@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from forgetting.fisher import kernels
 from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, add_powers, powered, widened
 
 CACHE = 3 * 2**18  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
@@ -43,8 +44,8 @@ def _by_rows(x: Tensor, g: Tensor, total: Tensor, power: int, rows: int) -> None
 
 
 def _positions(tensor: Tensor) -> Tensor:
-    """[examples, positions, features], in float32 or better."""
-    return widened(tensor).reshape(len(tensor), -1, tensor.shape[-1])
+    """[examples, positions, features]."""
+    return tensor.reshape(len(tensor), -1, tensor.shape[-1])
 
 
 class Linear(Rule):
@@ -64,24 +65,24 @@ class Linear(Rule):
                    memory: int) -> None:
         g = _positions(gradient)
         if g.shape[1] == 1:
-            self._outer(sources, powered(g[:, 0], power), totals, power)
+            self._outer(sources, powered(widened(g[:, 0]), power), totals, power)
             return
         if "weight" in totals:
             total = totals["weight"].T if self.transposed else totals["weight"]
             x = _positions(sources["input"])
-            if x.is_cuda:
+            if kernels.serve(x, g):
                 from forgetting.fisher.kernels import linear
 
                 linear.products(x, g, total, power, memory)
             else:
-                products(x, g, total, power, memory)
+                products(widened(x), widened(g), total, power, memory)
         if "bias" in totals:
-            add_powers(totals["bias"], g.sum(1), power)
+            add_powers(totals["bias"], widened(g).sum(1), power)
 
     def _outer(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
         """One position: the power of an outer product is the outer product of the powers."""
         if "weight" in totals:
-            x = powered(_positions(sources["input"])[:, 0], power)
+            x = powered(widened(_positions(sources["input"])[:, 0]), power)
             totals["weight"].addmm_(*(x.T, powers) if self.transposed else (powers.T, x))
         if "bias" in totals:
             totals["bias"].add_(powers.sum(0))
@@ -91,11 +92,11 @@ class Linear(Rule):
         return x is not None and x[0].numel() == x.shape[-1]
 
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
-        g = _positions(gradient)
+        g = widened(_positions(gradient))
         if slot == "bias":
             out.add_(g.sum(1))
             return
-        x = _positions(sources["input"])
+        x = widened(_positions(sources["input"]))
         (out.transpose(1, 2) if self.transposed else out).baddbmm_(g.transpose(1, 2), x)
 
 
