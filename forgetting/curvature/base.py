@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -78,6 +78,10 @@ class Curvature(ABC):
     def from_state_dict(cls, state: Mapping[str, Any]) -> Curvature:
         """The matrix whose :meth:`state_dict` this is."""
 
+    def elementwise(self) -> Mapping[str, Any] | None:
+        """What a diagonal matrix multiplies each parameter by, a number or a tensor; ``None`` where it is none."""
+        return None
+
     def shrink(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         """(I + aF)⁻¹δ."""
         back = self.retract(delta, a)
@@ -100,11 +104,18 @@ def restored(state: Mapping[str, Any]) -> Curvature:
         >>> restored(Identity({"w": 2.0}).state_dict()).largest()
         2.0
     """
-    classes = {kind.__name__: kind for kind in Curvature.__subclasses__()}
+    classes = {kind.__name__: kind for kind in _below(Curvature)}
     kind = state.get("curvature")
     if kind not in classes:
         raise ValueError(f"the state holds a matrix of the class {kind!r}; known are {', '.join(sorted(classes))}")
     return classes[kind].from_state_dict(state)
+
+
+def _below(kind: type[Any]) -> Iterator[type[Any]]:
+    """Every class that inherits from one."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from _below(below)
 
 
 def factor(a: Mapping[str, Factor] | Factor, name: str) -> Factor:

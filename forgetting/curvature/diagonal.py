@@ -54,7 +54,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         for name, value in values.items():
             if not torch.isfinite(value).all() or (value < 0).any():
                 raise ValueError(f"the importance of {name!r} holds negative or non-finite numbers")
-        self._values = {name: value.detach() for name, value in values.items()}
+        self._values: Mapping[str, Tensor] = {name: value.detach() for name, value in values.items()}
         self.examples = examples
         self.labels = labels
         self.routes = dict(routes or {})
@@ -75,6 +75,9 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._values)
+
+    def elementwise(self) -> Mapping[str, Any]:
+        return self._values
 
     def quadratic(self, delta: Mapping[str, Tensor]) -> Tensor:
         terms = [(delta[name].square() * value).sum() for name, value in self._values.items()]
@@ -123,20 +126,21 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         return Diagonal(values, examples=self.examples, labels=self.labels, routes=routes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curvature": "Diagonal", "values": dict(self._values), **self._about()}
+        return {"curvature": "Diagonal", "values": dict(self._values), **self.about()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Diagonal:
         return cls(state["values"], examples=state["examples"], labels=state["labels"], routes=state["routes"],
                    standard_error=state.get("standard_error"))  # states of 0.1 have none
 
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """What is known of the estimate beside its values: examples, labels, routes and standard error."""
         return {"examples": self.examples, "labels": self.labels, "routes": dict(self.routes),
                 "standard_error": self.standard_error}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matrix as a safetensors file, which :meth:`load` and any other program can read."""
-        about = {"format": _FORMAT, "about": json.dumps(self._about())}
+        about = {"format": _FORMAT, "about": json.dumps(self.about())}
         temporary = Path(f"{os.fspath(path)}.part")
         copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in self._values.items()}
         save_file(copies, temporary, metadata=about)  # copies: names may share memory, which the format refuses

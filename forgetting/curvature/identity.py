@@ -39,6 +39,9 @@ class Identity(Curvature):
     def names(self) -> tuple[str, ...]:
         return tuple(self._scales)
 
+    def elementwise(self) -> Mapping[str, Any]:
+        return self._scales
+
     def quadratic(self, delta: Mapping[str, Tensor]) -> Tensor:
         terms = [delta[name].square().sum() * scale for name, scale in self._scales.items()]
         return torch.stack(terms).sum() if terms else torch.zeros(())

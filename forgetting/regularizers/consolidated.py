@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from forgetting.curvature import Curvature, Diagonal
+from forgetting.curvature.stored import Stored, kept, moved
 from forgetting.parameters import Parameters, named
 
 
@@ -19,7 +21,7 @@ class Consolidated:
 
     Args:
         curvature: A, the blended matrix.
-        anchor: μ, the weights that it pulls back to, in float32 or better.
+        anchor: μ, the weights that it pulls back to, in float32 or better where they are not stored in fewer bits.
         constants: c by parameter name: what separate tasks disagree about at μ.
         tasks: how many were consolidated.
         rests: ``"curvature"`` and ``"anchor"`` -> what float32 could not hold of a merged A and μ. Only the next merge
@@ -27,7 +29,7 @@ class Consolidated:
     """
 
     curvature: Curvature
-    anchor: Parameters
+    anchor: Mapping[str, Tensor]
     constants: dict[str, float]
     tasks: int
     rests: dict[str, Parameters] = field(default_factory=dict)
@@ -53,13 +55,20 @@ def covered(model: nn.Module, shapes: Mapping[str, torch.Size | None], since: st
     return {name: everything[name] for name in shapes}
 
 
+def anchored_at(live: Parameters, given: Mapping[str, Tensor]) -> Parameters:
+    """What to pull back to: the weights of a file where it has them, on the devices of the live ones; else those."""
+    return {name: given[name].to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+            if name in given else weight for name, weight in live.items()}
+
+
 def moved_to(state: Consolidated, live: Parameters) -> Consolidated:
     """The state on the devices of the weights; itself, where it is there already."""
-    if all(state.anchor[name].device == parameter.device for name, parameter in live.items()):
-        return state
     places = {name: parameter.device for name, parameter in live.items()}
-    anchor = {name: value.to(places[name]) for name, value in state.anchor.items()}
-    return replace(state, curvature=state.curvature.to(places), anchor=anchor)
+    anchors = kept(state.anchor)
+    if all(anchors[name].device == place for name, place in places.items()):
+        return state
+    anchor = {name: moved(anchors[name], partial(Tensor.to, device=place)) for name, place in places.items()}
+    return replace(state, curvature=state.curvature.to(places), anchor=Stored(anchor))
 
 
 def blend(old: Consolidated | None, new: Curvature, live: Parameters, decay: float) -> Consolidated:

@@ -42,6 +42,9 @@ class EWC(QuadraticRegularizer):
         forward: ``(model, batch) -> (outputs, targets)`` for batches that are no ``(inputs, targets)`` pairs.
         examples: how many examples of ``data`` to use; ``None`` for all.
         seed: of the labels that are drawn with ``labels="sampled"``.
+        storage: in how many bits the anchor and the importance are kept, see
+            :class:`~forgetting.regularizers.QuadraticRegularizer`.
+        offload: keep them in the CPU's memory, likewise.
 
     Raises:
         ValueError: for labels or a curvature of another name, for ``"kronecker"`` with separate anchors or batched
@@ -51,7 +54,7 @@ class EWC(QuadraticRegularizer):
         UserWarning: from ``consolidate``, where every importance is about 0 and nothing will be held.
 
     **Cost**: consolidation is one pass over ``data`` (exact labels: one backward a class). Memory: two copies of the
-    parameters whatever the number of tasks (``anchors="separate"``: four). A step: two passes over them. With
+    parameters whatever the number of tasks (``anchors="separate"``: four). A step: one pass over them. With
     ``"kronecker"`` inputs² + outputs² numbers a layer in place of one copy, and their products with it a step.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3; Schwarz et al. 2018 (arXiv 1805.06370),
@@ -84,8 +87,11 @@ class EWC(QuadraticRegularizer):
         forward: Callable[..., Any] | None = None,
         examples: int | None = None,
         seed: int = 0,
+        storage: str = "float32",
+        offload: bool = False,
     ) -> None:
-        super().__init__(strength, decay=decay, anchors=anchors, parameters=parameters)
+        super().__init__(strength, decay=decay, anchors=anchors, parameters=parameters,
+                         storage=storage, offload=offload)
         if labels not in fisher.LABELS:
             raise ValueError(f"labels={labels!r} does not exist: choose one of {', '.join(fisher.LABELS)}")
         if curvature not in CURVATURES:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from forgetting.curvature import Curvature, Identity
+from forgetting.curvature import Anchored, Curvature, Identity
+from forgetting.curvature.stored import Stored, kept
 from forgetting.parameters import Parameters, Selection, named, select
 from forgetting.regularizers.consolidated import Consolidated, blend
 from forgetting.regularizers.quadratic import QuadraticRegularizer
@@ -28,12 +29,15 @@ class L2SP(QuadraticRegularizer):
         head: relative strength ≥ 0 of the pull to zero of parameters without an anchor, the paper's β/α.
         parameters: patterns (or a function of the name) that say what is anchored; a head that will be replaced is
             not. Frozen parameters are anchored too: they may be unfrozen later.
+        storage: in how many bits the anchor is kept: ``"bfloat16"`` and ``"int8"`` both take 16, see
+            :class:`~forgetting.regularizers.QuadraticRegularizer`.
+        offload: keep it in the CPU's memory, likewise.
 
     Raises:
         ValueError: for a relative strength that is negative or not finite; at ``consolidate``, for a pattern that
             matches no parameter.
 
-    **Cost**: memory of one copy of the parameters; no data; a step is two passes over the parameters.
+    **Cost**: memory of one copy of the parameters; no data; a step is one pass over the parameters.
 
     **Reference**: Li, Grandvalet and Davoine 2018 (arXiv 1802.01483), equation 2, there α/2 and β/2.
     **Differs**: the anchor is a copy of every covered weight, never an alias (fault F11), and biases and norm
@@ -57,8 +61,10 @@ class L2SP(QuadraticRegularizer):
         groups: Mapping[str, float] | None = None,
         head: float = 0.0,
         parameters: Selection = None,
+        storage: str = "float32",
+        offload: bool = False,
     ) -> None:
-        super().__init__(strength, decay=0.0, parameters=parameters)
+        super().__init__(strength, decay=0.0, parameters=parameters, storage=storage, offload=offload)
         for pattern, relative in {**(groups or {}), "head": head}.items():
             if not 0 <= relative < math.inf:
                 raise ValueError(f"the relative strength of {pattern!r} is {relative}; it is finite and at least 0")
@@ -66,7 +72,8 @@ class L2SP(QuadraticRegularizer):
         self.head = float(head)
 
     def consolidate(
-        self, model: nn.Module, data: Any = None, *, outputs: Any = None, curvature: Curvature | None = None
+        self, model: nn.Module, data: Any = None, *, outputs: Any = None,
+        curvature: Curvature | Anchored | None = None,
     ) -> None:
         """Make the present weights the anchor; an earlier one is forgotten. ``data`` and ``outputs`` are not read.
 
@@ -76,9 +83,10 @@ class L2SP(QuadraticRegularizer):
         if curvature is not None:
             raise ValueError("L2SP weighs all weights alike and takes no curvature=; use groups= for relative "
                              "strengths, or EWC for a matrix of your own")
+        self._announce(model)
         anchored = blend(None, self.estimate(model, data, outputs), named(model, trainable=False), self.decay)
         earlier = self._consolidated.tasks if self._consolidated is not None else 0
-        self._consolidated = replace(anchored, tasks=earlier + 1)
+        self._consolidated = self._kept(replace(anchored, tasks=earlier + 1))
 
     def estimate(self, model: nn.Module, data: Any, outputs: Any) -> Curvature:
         """The identity with each parameter's relative strength."""
@@ -99,5 +107,6 @@ class L2SP(QuadraticRegularizer):
         head = Identity(dict.fromkeys(new, self.head))
         zeros = {name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
                  for name, weight in new.items()}
-        reaching = replace(state, curvature=state.curvature.blend(head, 1.0), anchor={**state.anchor, **zeros})
+        anchor = Stored({**kept(state.anchor), **zeros})
+        reaching = replace(state, curvature=state.curvature.blend(head, 1.0), anchor=anchor)
         return reaching, {**live, **new}

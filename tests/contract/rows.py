@@ -22,6 +22,9 @@ VARIANTS = {
     "EWC empirical": lambda strength: EWC(strength, labels="empirical"),
     "EWC kronecker": lambda strength: EWC(strength, curvature="kronecker"),
     "EWC batched": lambda strength: EWC(strength, labels="batched"),
+    "EWC in bfloat16": lambda strength: EWC(strength, storage="bfloat16"),
+    "EWC in int8": lambda strength: EWC(strength, storage="int8", offload=True),
+    "L2SP in int8": lambda strength: L2SP(strength, storage="int8"),
     "L2SP with groups": lambda strength: L2SP(strength, groups={"0.*": 0.25}),
     "L2SP with a head": lambda strength: L2SP(strength, head=0.5, parameters="[02].*"),
 }
@@ -31,6 +34,9 @@ EXEMPT = {
     ("EWC separate", "anchored"): "a sum of penalties around separate anchors is not 0 at the latest one",
     ("EWC batched", "batches"): "the square of a batch-mean gradient depends on it; it is there to reproduce others",
     ("EWC sampled", "order"): "one draw an example, taken in order: another order draws other labels",
+    ("EWC in bfloat16", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
+    ("EWC in int8", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
+    ("L2SP in int8", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
     ("L2SP with a head", "anchored"): "a head without an anchor is pulled to zero",
 }
 
