@@ -135,19 +135,19 @@ def gpt(layers: int = 6, width: int = 384, heads: int = 6, positions: int = 128)
 
 
 CPU = {row.name: row for row in (
-    Row("mlp", "MLP 784-400-400-10, 256", perceptron, (784,), 256, 10, must=1.25, aim=1.10, batches=32, rounds=25,
+    Row("mlp", "MLP 784-400-400-10, 256", perceptron, (784,), 256, 10, must=1.25, aim=1.10, batches=128, rounds=25,
         examples=16),
     Row("cnn", "CNN, 64", convolutions, (1, 28, 28), 64, 10, must=1.25, aim=1.10, memory=1.4, rounds=15, examples=16),
     Row("resnet18-32", "ResNet-18 at 32 px, 64", lambda: residual("resnet18", small=True, classes=10),
-        (3, 32, 32), 64, 10, must=1.45, aim=1.20, memory=1.2, batches=3, rounds=7, needs=("torchvision",)),
+        (3, 32, 32), 64, 10, must=1.45, aim=1.20, memory=1.2, rounds=5, needs=("torchvision",)),
     Row("resnet18-112", "ResNet-18 at 112 px, 16", lambda: residual("resnet18"), (3, 112, 112), 16, 1000,
-        must=1.40, aim=1.20, memory=1.3, batches=6, needs=("torchvision",)),
+        must=1.40, aim=1.20, memory=1.3, needs=("torchvision",)),
     Row("efficientnet-lite0", "EfficientNet-Lite0 at 112 px, 16", lambda: timm_model("efficientnet_lite0"),
         (3, 112, 112), 16, 1000, must=1.30, aim=1.12, memory=1.2, needs=("timm",)),
     Row("vit-tiny", "ViT-Tiny at 224 px, 16", lambda: timm_model("vit_tiny_patch16_224"), (3, 224, 224), 16, 1000,
-        must=1.15, aim=1.08, memory=1.2, batches=4, rounds=7, needs=("timm",)),
+        must=1.15, aim=1.08, memory=1.2, rounds=5, needs=("timm",)),
     Row("bert", "BERT, 6 layers × 384, 128 tokens, 16", bert, (128,), 16, 2, vocabulary=30522,
-        must=1.25, aim=1.12, memory=1.7, batches=3, rounds=7, needs=("transformers",)),
+        must=1.25, aim=1.12, memory=1.7, rounds=5, needs=("transformers",)),
     Row("gpt2", "GPT-2, 6 layers × 384, tied head, 128 tokens, 16", gpt, (128,), 16, 50257, vocabulary=50257,
-        causal=True, must=1.20, aim=1.10, memory=1.2, batches=2, rounds=5, examples=2, needs=("transformers",)),
+        causal=True, must=1.20, aim=1.10, memory=1.2, batches=6, rounds=5, examples=2, needs=("transformers",)),
 )}

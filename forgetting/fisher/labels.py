@@ -61,7 +61,7 @@ class Labels:
         """The likelihood, and the targets as it takes them; raises where they do not fit."""
         if outputs.numel() and not torch.isfinite(torch.stack(torch.aminmax(outputs))).all():
             raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
-        if not torch.isfinite(targets).all():
+        if targets.is_floating_point() and not torch.isfinite(targets).all():
             raise ValueError("the targets are not finite, so the loss is not; check the data before consolidating")
         if targets.ndim == 0 or len(targets) != len(outputs):
             raise ValueError(
@@ -80,6 +80,10 @@ class Labels:
     def _local(self, targets: Tensor, outputs: Tensor, ignore_index: int) -> Tensor:
         """Labels as positions within the task's columns, what is ignored as −1; a label outside them raises."""
         targets = targets.long()
+        if self.columns is None and targets.numel():
+            least, most = torch.aminmax(targets)
+            if least >= 0 and most < outputs.shape[-1] and not least <= ignore_index <= most:
+                return targets
         ignored = targets == ignore_index
         columns = self.columns if self.columns is not None else torch.arange(outputs.shape[-1])
         columns = columns.to(targets.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.capture import Operand, Use
-from forgetting.fisher.rules import add_powers, tile
+from forgetting.fisher.rules import add_powers, powered, tile, widened
 from forgetting.fisher.rules.base import exhausted
 from forgetting.fisher.tied import Tied
 from forgetting.parameters import Parameters
@@ -122,7 +122,7 @@ class Ledger:
             if use in self._kept:
                 self._gradients[use] = (sources, g)
             if self.several and totals and use.rule.separates(sources, use.call):
-                added = g.square() if self.power == 2 else g.abs()
+                added = powered(widened(g), self.power)
                 self._squares[use] = (sources, self._squares[use][1] + added if use in self._squares else added)
             elif totals:
                 use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)

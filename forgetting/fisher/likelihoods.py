@@ -161,7 +161,8 @@ class Categorical(Likelihood):
         """e_label − p, 0 where a position does not count; in one copy of the outputs."""
         score = torch.softmax(at_least_float32(outputs), -1).neg_()
         score.scatter_add_(-1, labels.unsqueeze(-1), torch.ones_like(score[..., :1]))
-        score[~valid] = 0
+        if not valid.all():
+            score[~valid] = 0
         return score.to(outputs.dtype)
 
 

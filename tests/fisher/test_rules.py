@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from forgetting import fisher
 from forgetting.fisher import fallback
 from forgetting.fisher.accumulate import Accumulator, Adapter
 from forgetting.fisher.batches import default_forward
@@ -239,6 +240,20 @@ def test_shared_weights_under_little_memory():
     little, much = (accumulated(model, [batch], 2, memory).sums for memory in (1, 2**28))
     for name, value in much.items():
         close(little[name], value, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_half_precision_gradients_of_several_cotangents(dtype):
+    """Where one product serves several cotangents, their squares are added up first: not in half precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    with torch.no_grad():
+        model[2].weight *= 1e-4
+    x = torch.randn(5, 4)
+    truth = fisher.diagonal(model.double(), [(x.double(), torch.zeros(5).long())])
+    found = fisher.diagonal(model.to(dtype), [(x.to(dtype), torch.zeros(5).long())])
+    for name, value in truth.items():
+        assert float((found[name].double() - value).norm()) <= 0.1 * float(value.norm()), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from forgetting.fisher import kernels
 from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, add_powers, powered, widened
 
-CACHE = 3 * 2**18  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
+CACHE = 2**20  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
 _SMALL = 2**15  # bytes: below this the call costs more than the product, so several examples share one
 
 
