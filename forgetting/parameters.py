@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,12 @@ def canonical(name: str) -> str:
     return name
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: Any) -> nn.Module:
     """The model inside ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel``, with plain names."""
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"the model must be a torch.nn.Module, got {'the class ' * isinstance(model, type)}{kind}; are "
+                        "model and data swapped?")
     while True:
         wrapper = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
         inner = getattr(model, "module" if wrapper else "_orig_mod", None)

@@ -90,6 +90,8 @@ def estimate(
     MODEL.py:build is a function without arguments that returns the pretrained model; DATA.py:loader is one that returns
     an iterable of batches: (inputs, targets) pairs, or mappings with "labels".
     """
+    if precision is not None and curvature != "diagonal":
+        raise click.UsageError("--precision is for --curvature diagonal")
     place = usable(device or default_device())
     options: dict[str, Any] = {"examples": examples, "tolerance": tolerance, "progress": True}
     if precision is not None:
@@ -159,6 +161,7 @@ def _show(kept: Anchored, file: Path) -> None:
             str(value) if key == "name" else f"{key} {value}" for key, value in kept.likelihood.items()),
         "outputs": "all" if kept.outputs is None else ", ".join(map(str, kept.outputs)),
         "examples": kept.examples,
+        "standard error": getattr(kept.curvature, "standard_error", None),
         "data": "\n".join(kept.fingerprints),
     }
     for name, value in facts.items():

@@ -21,7 +21,7 @@ from forgetting.parameters import Parameters, named
 
 _KIND, _VERSION = "forgetting.anchored", 1
 _TENSOR = ".tensor"  # stands, in the plain part of a file, for a tensor of the other part; no parameter has this name
-_SAME = ("labels", "likelihood", "outputs")  # files that merge must agree on these
+_SAME = ("labels", "likelihood", "outputs", "tolerance")  # files that merge must agree on these
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Anchored:
         outputs: the columns of the logits that F is about; ``None`` for all.
         examples: how many F is a mean over.
         fingerprints: a SHA-256 of the data, one an estimate that was merged into this.
+        tolerance: the share of the predictive trace that the estimate was allowed to drop.
 
     Raises:
         ValueError: where the names or shapes of matrix and anchor differ, or the anchor is not finite.
@@ -59,6 +60,7 @@ class Anchored:
     outputs: tuple[int, ...] | None = None
     examples: int | None = None
     fingerprints: tuple[str, ...] = ()
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         covered = self.curvature.diagonal()
@@ -74,15 +76,24 @@ class Anchored:
                 raise ValueError(f"the anchor of {name!r} holds numbers that are not finite")
         object.__setattr__(self, "anchor", {name: self.anchor[name].detach() for name in covered})
 
+    def __repr__(self) -> str:
+        return (f"Anchored({self.curvature!r}, labels={self.labels}, likelihood={self.likelihood}, "
+                f"outputs={self.outputs}, examples={self.examples})")
+
     def merge(self, *others: Anchored) -> Anchored:
         """The estimate over all the data together: the mean of the matrices, weighted by their examples.
+
+        For a diagonal this is the estimate over all of it; for Kronecker factors the nearest Kronecker product, whose
+        distance ``curvature.errors`` says. The same data is told by its fingerprint, that is in the same order and as
+        a whole: what overlaps in parts, or was shuffled, counts twice.
 
         Args:
             others: estimates at the SAME anchor over other data.
 
         Raises:
-            ValueError: where anchors, labels, likelihoods or outputs differ, where the same data is in both, or where
-                one does not say how many examples it is a mean over.
+            TypeError: for what is no estimate with its anchor.
+            ValueError: where anchors, labels, likelihoods, outputs or tolerances differ, for batched labels, where the
+                same data is in both, or where one does not say how many examples it is a mean over.
 
         **Cost**: one copy of the matrix.
         """
@@ -93,6 +104,12 @@ class Anchored:
 
     def _with(self, other: Anchored) -> Anchored:
         """The merger of two."""
+        if not isinstance(other, Anchored):
+            raise TypeError(f"merge takes other Anchored estimates (Anchored.load(path)), got a {type(other).__name__}")
+        if type(self.curvature) is not type(other.curvature):
+            raise ValueError(f"a {type(self.curvature).__name__} and a {type(other.curvature).__name__} do not merge")
+        if self.labels == "batched":
+            raise ValueError('estimates with labels="batched" are means over batches, and do not merge by examples')
         if not self.examples or not other.examples:
             raise ValueError("merging weighs each matrix by its examples, and one does not say how many it has")
         for field in _SAME:

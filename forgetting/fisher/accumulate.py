@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from forgetting.fisher import fallback
-from forgetting.fisher.batches import Batch, Forward, choose, count, transform, unwrap
-from forgetting.fisher.capture import Capture, Diverged, Use
+from forgetting.fisher.agreement import Mixes, disagreeing, independent
+from forgetting.fisher.batches import Batch, Forward, choose, count, tensors, transform, unwrap
+from forgetting.fisher.capture import Capture, Diverged
 from forgetting.fisher.columns import Columns
 from forgetting.fisher.labels import Labels
-from forgetting.fisher.layouts import Mixes, Plan, independent, probe
+from forgetting.fisher.layouts import Plan, probe
 from forgetting.fisher.ledger import Ledger, Observer
 from forgetting.fisher.mixing import culprit
+from forgetting.fisher.passes import Inbox, Pass, leaves
 from forgetting.fisher.rules import widened
 from forgetting.parameters import Parameters, canonical
 
@@ -34,33 +36,6 @@ class Adapter(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Any, Tensor]:
         return self._forward(self.model, batch)
-
-
-class _Inbox:
-    """Where gradients arrive. It knows nothing of the graph, which knows it: the garbage collector sees no circle that
-    runs through a graph."""
-
-    def __init__(self) -> None:
-        self.ledger: Ledger | None = None
-        self.early = False
-
-    def receive(self, use: Use, gradient: Tensor) -> None:
-        """A use's gradient; one that comes before the forward pass has ended is a derivative inside the model."""
-        if self.ledger is None:
-            self.early = True
-        else:
-            self.ledger.receive(use, gradient)
-
-
-@dataclass
-class _Pass:
-    """One forward pass: ``uses`` is None where no rule may look at it."""
-
-    outputs: Tensor
-    targets: Tensor
-    uses: list[Use] | None
-    root: Tensor
-    inbox: _Inbox
 
 
 @dataclass
@@ -91,8 +66,9 @@ class Accumulator:
         self._tracked = {id(value): name for name, value in self.parameters.items()}
         self._actual = {canonical(name): name for name, _ in self.adapter.named_parameters()}
         self._plan: Plan | None = None
-        self._checked: set[int] = set()
-        self._vmap_works = True
+        self._distrusted: set[str] = set()
+        self._shared: set[int] = set()
+        self._vmap_works: bool | None = None
 
     def add(self, batch: Batch) -> None:
         """Add one batch's sum over examples of |gradient|^power.
@@ -100,8 +76,15 @@ class Accumulator:
         No rule knows a model that differentiates within its forward pass (a second derivative), or runs parts of it
         again in the backward pass (activation checkpoints): all of it goes to the fallback.
         """
+        size = count(batch)
+        self._shared |= {number for number, tensor in enumerate(tensors(batch))
+                         if not tensor.ndim or len(tensor) != size}
         with torch.enable_grad():
             run = self._forward(batch)
+        if not run.outputs.requires_grad:
+            raise ValueError(f"no gradient flows from the model's outputs to any of the {len(self.parameters)} "
+                             "parameters: the forward pass runs under torch.no_grad() or inference_mode(), detaches "
+                             "its outputs, or uses none of them")
         cotangents = self.labels.cotangents(run.outputs.detach(), run.targets)
         if not isinstance(cotangents, Columns):
             self._send_back(run, batch, cotangents)
@@ -109,20 +92,29 @@ class Accumulator:
         shared = cotangents.shared()
         self._send_back(run, batch, list(cotangents.vectors[:shared]))
         for examples, vectors in cotangents.left(shared):
-            part = choose(batch, examples.tolist())
+            part = choose(batch, examples.tolist(), self._shared)
             with torch.enable_grad():
                 run = self._forward(part)
             self._send_back(run, part, [vectors])
 
-    def _send_back(self, run: _Pass, batch: Batch, cotangents: Sequence[Tensor]) -> None:
+    def _send_back(self, run: Pass, batch: Batch, cotangents: Sequence[Tensor]) -> None:
         """Add what the cotangents bring back through one forward pass's graph."""
-        reached = [leaf for leaf in _leaves(run.outputs) if id(leaf) in self._tracked]
+        slow, routes = self._by_rules(run, count(batch), cotangents, self.sums, self._distrusted)
+        self.routes.update(routes)
+        if slow:
+            self._fall_back(sorted(slow), batch, cotangents)
+
+    def _by_rules(self, run: Pass, examples: int, cotangents: Sequence[Tensor], sums: Parameters,
+                  distrusted: Collection[str]) -> tuple[set[str], dict[str, str]]:
+        """Add to the sums what the rules can; the names that they cannot serve, and the routes of the others."""
+        reached = [leaf for leaf in leaves(run.outputs) if id(leaf) in self._tracked]
         uses = run.uses or []
         slow = set(self.parameters) if run.uses is None else {self._tracked[id(leaf)] for leaf in reached}
         slow |= {name for use in uses if use.changed() for operand in use.slots.values() for name in operand.names}
-        ledger = Ledger(uses, self.parameters, self.sums, slow, count(batch), len(cotangents) > 1, self.power,
-                        self.memory, self.observer)
-        self.routes.update(ledger.routes)
+        slow |= set(distrusted)
+        observer = self.observer if sums is self.sums else None
+        ledger = Ledger(uses, self.parameters, sums, slow, examples, len(cotangents) > 1, self.power, self.memory,
+                        observer)
         if ledger.routes:
             run.inbox.ledger = ledger
             try:
@@ -134,8 +126,29 @@ class Accumulator:
                 ledger.close()
             finally:
                 run.inbox.ledger = None
-        if slow:
-            self._fall_back(sorted(slow), batch, cotangents)
+        return slow, ledger.routes
+
+    def _compare(self, plan: Plan, batch: Batch) -> None:
+        """Distrust the rules where, for two examples and a random cotangent, they do not give what autograd gives.
+
+        Outputs alone do not tell a gradient that was lost or given to another example.
+        """
+        part = choose(batch, [plan.indices[0], plan.indices[-1]], self._shared)
+        try:
+            run = self._follow(plan, part)
+        except Diverged:
+            return
+        if run.uses is None or not run.outputs.requires_grad:
+            return
+        generator = torch.Generator().manual_seed(0)
+        cotangent = torch.randn(run.outputs.shape, generator=generator).to(run.outputs)
+        sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
+        slow, _ = self._by_rules(run, 2, [cotangent], sums, ())
+        names = {name: value for name, value in self.parameters.items() if name not in slow}
+        if names:
+            truth = fallback.by_loop(lambda one: self._outputs(one, copied=True)[0], names, part, [cotangent],
+                                     self.power, self._shared)
+            self._distrusted |= disagreeing({name: sums[name] for name in names}, truth, self.parameters)
 
     def add_batched(self, batch: Batch) -> None:
         """Add |gradient of one batch's mean|^power, which is not a Fisher."""
@@ -151,7 +164,7 @@ class Accumulator:
                 self.sums[name] += widened(gradient).abs().pow(self.power)
                 self.routes[name] = "batched"
 
-    def _forward(self, batch: Batch) -> _Pass:
+    def _forward(self, batch: Batch) -> Pass:
         """The forward pass under the plan, which is made anew where it does not fit this batch."""
         plan = self._plan
         if plan is not None and plan.serves(batch):
@@ -168,11 +181,13 @@ class Accumulator:
             independent(plan.outputs, run.outputs.detach()[list(plan.indices)])
         except Mixes as error:
             raise self._mixing(batch, error) from None
+        if not plan.decided:
+            self._compare(plan, batch)
         return run
 
     def _probed(self, batch: Batch) -> Plan:
         try:
-            return probe(lambda part: self._outputs(part)[0], self.parameters, batch)
+            return probe(lambda part: self._outputs(part)[0], self.parameters, batch, self._shared)
         except Mixes as error:
             raise self._mixing(batch, error) from None
 
@@ -184,10 +199,10 @@ class Accumulator:
             "example"
         )
 
-    def _follow(self, plan: Plan, batch: Batch) -> _Pass:
+    def _follow(self, plan: Plan, batch: Batch) -> Pass:
         if plan.steps is None:
             return self._unseen(batch)
-        inbox = _Inbox()
+        inbox = Inbox()
         capture = Capture(self.parameters, plan.steps, count(batch), inbox.receive)
         try:
             with capture, disable_saved_tensors_hooks(_RUNS_AGAIN):
@@ -199,29 +214,42 @@ class Accumulator:
         capture.finish()
         if inbox.early:
             return self._unseen(batch)
-        return _Pass(outputs, targets, capture.uses, capture.root, inbox)
+        return Pass(outputs, targets, capture.uses, capture.root, inbox)
 
-    def _unseen(self, batch: Batch) -> _Pass:
+    def _unseen(self, batch: Batch) -> Pass:
         """A forward pass that no rule looks at."""
         outputs, targets = self._outputs(batch, copied=True)
-        return _Pass(outputs, targets, None, outputs, _Inbox())
+        return Pass(outputs, targets, None, outputs, Inbox())
 
     def _fall_back(self, names: Sequence[str], batch: Batch, cotangents: Sequence[Tensor]) -> None:
         parameters = {name: self.parameters[name] for name in names}
-        sums = self._by_vmap(parameters, batch, cotangents) if self._vmap_works else None
+        sums = self._by_vmap(parameters, batch, cotangents) if self._vmap_works is not False else None
         if sums is None:
-            with torch.enable_grad():
-                sums = fallback.by_loop(self._functional, parameters, batch, cotangents, self.power)
+            sums = self._by_loop(parameters, batch, cotangents)
         for name, value in sums.items():
             self.sums[name] += value
             self.routes[name] = "vmap" if self._vmap_works else "loop"
 
+    def _by_loop(self, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor]) -> Parameters:
+        with torch.enable_grad():
+            return fallback.by_loop(lambda one: self._outputs(one, copied=True)[0], parameters, batch, cotangents,
+                                    self.power, self._shared)
+
     def _by_vmap(
         self, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor]
     ) -> Parameters | None:
-        """None, from now on, where ``vmap`` cannot trace the model; what is really wrong the loop raises."""
+        """None, from now on, where ``vmap`` cannot trace the model, or misses a parameter that the model reaches by
+        another way than its name; what is really wrong the loop raises."""
         try:
-            return fallback.by_vmap(self._functional, parameters, batch, cotangents, self.memory, self.power)
+            if self._vmap_works is None:
+                ends = [0, count(batch) - 1]
+                part, few = choose(batch, ends, self._shared), [cotangent[ends] for cotangent in cotangents[:2]]
+                found = fallback.by_vmap(self._functional, parameters, part, few, self.memory, self.power, self._shared)
+                self._vmap_works = not disagreeing(found, self._by_loop(parameters, part, few), self.parameters)
+                if not self._vmap_works:
+                    return None
+            return fallback.by_vmap(self._functional, parameters, batch, cotangents, self.memory, self.power,
+                                    self._shared)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # noqa: BLE001 - vmap raises whatever its untraceable operation raises
@@ -238,22 +266,3 @@ class Accumulator:
         swapped = {self._actual[f"model.{name}"]: value for name, value in values.items()}
         outputs, _ = torch.func.functional_call(self.adapter, swapped, (transform(batch, torch.clone),))
         return self.labels.restricted(unwrap(outputs))
-
-
-def _leaves(output: Tensor) -> Iterator[Tensor]:
-    """The leaf tensors that an output depends on."""
-    if output.grad_fn is None:
-        if output.requires_grad:
-            yield output
-        return
-    waiting = [output.grad_fn]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                waiting.append(parent)

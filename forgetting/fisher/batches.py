@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 Batch = Any
 Forward = Callable[[nn.Module, Batch], tuple[Any, Tensor]]
@@ -87,20 +88,34 @@ def count(batch: Batch) -> int:
     return len(leading)
 
 
-def choose(batch: Batch, indices: Sequence[int]) -> Batch:
-    """The examples at ``indices``; tensors without an example dimension are shared by all."""
-    size = count(batch)
+def choose(batch: Batch, indices: Sequence[int], shared: Collection[int] = ()) -> Batch:
+    """The examples at ``indices``; tensors without an example dimension are shared by all.
+
+    ``shared``: the numbers of tensors that are known to be, whatever their length is in this batch.
+    """
+    size, numbers = count(batch), iter(range(2**31))
 
     def cut(tensor: Tensor) -> Tensor:
-        if tensor.ndim == 0 or len(tensor) != size:
+        if next(numbers) in shared or tensor.ndim == 0 or len(tensor) != size:
             return tensor
         return tensor[torch.tensor(indices, device=tensor.device)]
 
     return transform(batch, cut)
 
 
+def _check_data(data: Any) -> None:
+    """Raise for what holds no batches."""
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise TypeError(f"data is a {type(data).__name__}, which holds single examples: wrap it in a "
+                        "torch.utils.data.DataLoader, which makes batches of them")
+    if isinstance(data, (Mapping, str)) or not isinstance(data, Iterable):
+        raise TypeError(f"data must be an iterable of batches, got a {type(data).__name__}: a single batch goes in a "
+                        "list, a matrix that was estimated earlier in consolidate(model, curvature=…)")
+
+
 def first(data: Iterable[Batch], examples: int | None) -> Iterator[Batch]:
     """The batches up to exactly ``examples`` examples, all of them for ``None``; empty ones are left out."""
+    _check_data(data)
     left = examples
     for batch in data:
         size = count(batch)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from forgetting.fisher.batches import tensors, transform
 from forgetting.fisher.rules import Call, Rule
@@ -142,6 +143,20 @@ class Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class Deciding(TorchDispatchMode):
+    """Notes whether an operation ran whose output's shape depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decided = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.dynamic_output_shape in func.tags or "pack_padded" in func.__name__:
+            by_mask = [index for index in tensors(args[1:2]) if index.dtype in (torch.bool, torch.uint8)]
+            self.decided = self.decided or func.overloadpacket is not torch.ops.aten.index or bool(by_mask)
+        return func(*args, **(kwargs or {}))
+
+
 class Tracked(Watch):
     """Knows which tensors are parameters, or made of parameters alone."""
 
@@ -149,24 +164,22 @@ class Tracked(Watch):
         super().__init__()
         self.operands = {id(value): Operand.of(value, (name,)) for name, value in parameters.items()}
 
+    def operand(self, tensor: Any) -> Operand | None:
+        """What a tensor is made of; None once it was changed in place, for then it may hold more."""
+        operand = self.operands.get(id(tensor))
+        return operand if operand is not None and operand.version == tensor._version else None
+
     def found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Operand]:
         """The operands among the arguments, in order."""
-        known = self.operands
-        return [known[id(tensor)] for tensor in tensors((args, kwargs)) if id(tensor) in known]
+        return [operand for tensor in tensors((args, kwargs)) if (operand := self.operand(tensor)) is not None]
 
     def derive(self, func: Any, operands: Sequence[Operand], output: Any) -> None:
         """Note that an output is made of parameters alone."""
         names = tuple(dict.fromkeys(name for operand in operands for name in operand.names))
         selects = getattr(func, "__name__", "") in _SELECTING and all(operand.selects for operand in operands)
         for tensor in tensors(output):
-            if tensor.requires_grad and id(tensor) not in self.operands:
+            if tensor.requires_grad and self.operand(tensor) is None:
                 self.operands[id(tensor)] = Operand.of(tensor, names, selects)
-
-    def forget(self, operands: Sequence[Operand]) -> None:
-        """An operand that a call changed in place is no longer made of parameters alone."""
-        for operand in operands:
-            if operand.tensor._version != operand.version:
-                self.operands.pop(id(operand.tensor), None)
 
 
 class Capture(Tracked):
@@ -186,7 +199,7 @@ class Capture(Tracked):
     def __init__(self, parameters: Mapping[str, Tensor], plan: Sequence[Step], examples: int,
                  receive: Callable[[Use, Tensor], None] | None = None) -> None:
         super().__init__(parameters)
-        self._plan = plan
+        self.plan = plan
         self._next = 0
         self._examples = examples
         self._receive = receive
@@ -198,7 +211,7 @@ class Capture(Tracked):
         operands = self.found(args, kwargs) if torch.is_grad_enabled() else []
         if not operands:
             return func(*args, **kwargs)
-        step = self._plan[self._next] if self._next < len(self._plan) else None
+        step = self.plan[self._next] if self._next < len(self.plan) else None
         if step is None or step.function != func or step.names != tuple(operand.names for operand in operands):
             output = func(*args, **kwargs)
             if matters(func, output):
@@ -210,25 +223,22 @@ class Capture(Tracked):
         output = func(*args, **kwargs)
         if step.kind == "derived":
             self.derive(func, operands, output)
-        else:
-            self.forget(operands)
         return output
 
     def finish(self) -> None:
         """Raise where the plan had more."""
-        if self._next < len(self._plan):
+        if self._next < len(self.plan):
             raise Diverged
 
     def _use(self, step: Step, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         assert step.rule is not None
         assert step.layout is not None
         call = step.rule.bind(func, args, kwargs)
-        slots = {key: self.operands[id(value)] for key, value in call.items() if id(value) in self.operands}
+        slots = {key: operand for key, value in call.items() if (operand := self.operand(value)) is not None}
         versions = {key: call[key]._version for key in step.rule.needs(call, slots)}
-        known = self.operands
 
         def detached(tensor: Tensor) -> Tensor:
-            return tensor.detach() if id(tensor) in known else tensor
+            return tensor.detach() if self.operand(tensor) is not None else tensor
 
         args, kwargs = transform((args, kwargs), detached)
         output: Tensor = func(*args, **kwargs)
@@ -268,6 +278,12 @@ def opened(function: Any) -> Any:
     blind = {name: lambda *_: False for name in _ASKS}
     return types.FunctionType(function.__code__, {**function.__globals__, **blind}, function.__name__,
                               function.__defaults__, function.__closure__)
+
+
+def in_place(func: Any) -> bool:
+    """Whether a function writes into its first argument, by its name."""
+    name = getattr(func, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
 def matters(func: Any, output: Any) -> bool:

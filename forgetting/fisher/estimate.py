@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed
@@ -85,6 +87,7 @@ def diagonal(
             examples, exact labels beyond 256 backwards, outputs whose likelihood cannot be told.
         KeyError: a dict batch without ``labels``.
         TypeError: a batch or a model's return value of an unknown kind.
+        UserWarning: (a warning) where the data ends before the asked precision is reached.
         RuntimeError: inside ``torch.inference_mode``; where another process of the group failed.
 
     **Cost**: one forward, and one backward for sampled and empirical labels; for signed ones a backward a class, for
@@ -130,6 +133,9 @@ def diagonal(
         batches, seen = ranks.add_up(sums.sums, batches, seen)
     if not seen:
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
+    if precision is not None and enough is not None and not enough.reached:
+        warnings.warn(f"the data ended after {seen} examples before the trace was known to the asked precision "
+                      f"{precision:g}: standard error {enough.standard_error}", stacklevel=2)
     divisor = batches if labels == "batched" else seen
     means = back({name: total / divisor for name, total in sums.sums.items()})
     return Diagonal(means, examples=seen, labels=labels, routes=ranks.known(sums.routes, "unused"),
@@ -168,10 +174,12 @@ def check_arguments(labels: str, tolerance: float, examples: int | None) -> None
         raise ValueError(f"examples= must be at least 1, got {examples}")
 
 
-def task_columns(outputs: Iterable[int] | None) -> Tensor | None:
+def task_columns(outputs: Any) -> Tensor | None:
     """A task's columns of the outputs."""
     if outputs is None:
         return None
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise TypeError(f"outputs= names columns, such as range(5) or [0, 3], got {outputs!r}")
     columns = list(outputs)
     if not columns or min(columns) < 0 or len(set(columns)) < len(columns):
         raise ValueError(f"outputs= must name columns, each once and from 0 on, got {columns}")

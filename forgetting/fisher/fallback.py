@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,12 +15,14 @@ Outputs = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
 
 def by_vmap(
-    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], memory: int, power: int
+    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], memory: int, power: int,
+    shared: Collection[int] = (),
 ) -> Parameters:
     """Σ over examples and cotangents of |Jᵀv|^power, all examples of a tile at once."""
     size = count(batch)
     live = {name: parameter.detach() for name, parameter in parameters.items()}
-    mapped = [tensor.ndim > 0 and len(tensor) == size for tensor in tensors(batch)]
+    mapped = [number not in shared and tensor.ndim > 0 and len(tensor) == size
+              for number, tensor in enumerate(tensors(batch))]
 
     def score(values: Mapping[str, Tensor], leaves: tuple[Tensor, ...], cotangent: Tensor) -> Tensor:
         alone = iter([leaf.unsqueeze(0) if own else leaf for leaf, own in zip(leaves, mapped, strict=True)])
@@ -51,22 +53,23 @@ def by_vmap(
 
 
 def by_loop(
-    outputs: Outputs, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], power: int
+    run: Callable[[Batch], Tensor], parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor], power: int,
+    shared: Collection[int] = (),
 ) -> Parameters:
-    """The same sum, one example and one backward at a time: for models that ``vmap`` cannot trace."""
+    """The same sum, one example and one backward at a time, through the model as it is: for what ``vmap`` cannot trace,
+    or reaches its parameters by a way of its own."""
     sums = {name: torch.zeros_like(widened(value.detach())) for name, value in parameters.items()}
-    live = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
     for example in range(count(batch)):
-        output = outputs(live, choose(batch, [example]))
+        output = run(choose(batch, [example], shared))
         for k, cotangent in enumerate(cotangents):
             gradients = torch.autograd.grad(
                 output,
-                list(live.values()),
+                list(parameters.values()),
                 cotangent[example : example + 1],
                 retain_graph=k + 1 < len(cotangents),
                 allow_unused=True,
             )
-            for name, gradient in zip(live, gradients, strict=True):
+            for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     add_powers(sums[name], widened(gradient).unsqueeze(0), power)
     return sums

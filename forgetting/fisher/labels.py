@@ -34,6 +34,9 @@ class Labels:
     _last: int = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.likelihood is not None and not isinstance(self.likelihood, Likelihood):
+            raise TypeError(f"likelihood= takes one of forgetting.fisher, such as Categorical() or "
+                            f"CausalLanguageModel(), got {self.likelihood!r}")
         self._last = -1 if self.columns is None else int(self.columns.max())
 
     def restricted(self, outputs: Tensor) -> Tensor:

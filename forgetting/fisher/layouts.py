@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from forgetting.fisher.agreement import equal, independent, largest, tolerance
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.capture import Capture, Diverged, Layout, Step, Tracked, Watch, matters
+from forgetting.fisher.capture import Capture, Deciding, Diverged, Layout, Step, Tracked, Watch, in_place, matters
 from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
 
-_TOLERANCE = 1e-3
-_TOLERANCE_HALF = 5e-2
 _ANY = Layout(0, True)
 
 Shapes = list[torch.Size]
 Record = list[tuple[Any, Shapes, Shapes]]
 Run = Callable[[Batch], Tensor]
+Pick = Callable[[Sequence[int]], Batch]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,7 @@ class Plan:
         return not self.decided and (self.indices[0] != self.indices[-1]) == (count(batch) > 1)
 
 
-class Mixes(ValueError):
-    """The outputs of an example depend on the examples beside it."""
-
-
-def probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch) -> Plan:
+def probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, shared: Collection[int] = ()) -> Plan:
     """Run the first and the last example of a batch, the other way round, with the first once more, and alone.
 
     What grew holds the examples: with the same two examples in all three runs, whatever their data decides is decided
@@ -56,53 +52,68 @@ def probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch) -> Plan:
         Mixes: where their outputs disagree.
     """
     examples = count(batch)
-    plan, certain = _probe(run, parameters, batch, (0, examples - 1) if examples > 1 else (0, 0))
+
+    def pick(indices: Sequence[int]) -> Batch:
+        return choose(batch, indices, shared)
+
+    plan, certain = _probe(run, parameters, pick, (0, examples - 1) if examples > 1 else (0, 0))
     if examples > 2 and (plan.decided or not certain):
-        plan, _ = _probe(run, parameters, batch, tuple(range(examples)))
+        plan, _ = _probe(run, parameters, pick, tuple(range(examples)))
     return plan
 
 
-def _probe(run: Run, parameters: Mapping[str, Tensor], batch: Batch, indices: tuple[int, ...]) -> tuple[Plan, bool]:
-    more, given, reversed_ = (choose(batch, part) for part in (indices + indices[:1], indices, indices[::-1]))
+def _probe(run: Run, parameters: Mapping[str, Tensor], pick: Pick, indices: tuple[int, ...]) -> tuple[Plan, bool]:
+    more, given, reversed_ = map(pick, (indices + indices[:1], indices, indices[::-1]))
     with torch.enable_grad():
-        with _Recorder() as record:
+        with Deciding() as deciding, _Recorder() as record:
             longer = run(more).detach()
         versions = [tensor._version for tensor in tensors(given)]
         with _Planner(parameters, record.calls) as planner:
             outputs = run(given).detach()
         overwrites = versions != [tensor._version for tensor in tensors(given)]
-        decided = record.decided or planner.decided
+        decided = record.decided or planner.decided or deciding.decided
         turned = Capture(parameters, planner.steps, 1)
         try:
             with turned:
                 backwards = run(reversed_).detach()
             turned.finish()
+            singles = _alone(run, parameters, planner.steps, pick, indices) if decided else []
         except Diverged:
             return Plan(None, True, True, indices, outputs), True
     ends = [0, len(indices) - 1]
     with torch.no_grad():
-        alone = torch.cat([run(choose(batch, [indices[end]])) for end in ends])
+        alone = torch.cat([run(pick([indices[end]])) for end in ends])
     independent(outputs[ends], alone)
     independent(torch.cat([outputs, outputs[:1]]), longer)
     independent(outputs, backwards.flip(0))
     steps, certain = _settled(planner, turned, len(indices), same=indices[0] == indices[-1])
+    for single in singles:
+        steps = tuple(_owned(steps, turned, single, len(indices)))
     return Plan(steps, decided, overwrites, indices, outputs), certain
 
 
-def independent(outputs: Tensor, again: Tensor) -> None:
-    """Raise where the same examples gave other outputs in other company."""
-    scale = float(torch.stack(torch.aminmax(outputs)).abs().max()) if outputs.numel() else 0.0
-    same = outputs.shape == again.shape
-    worst = float((outputs - again).abs_().max()) if same and outputs.numel() else (0.0 if same else float("inf"))
-    if worst > tolerance(outputs) * scale:
-        raise Mixes(f"by {worst:.3g} (largest output {scale:.3g})")
+def _alone(run: Run, parameters: Mapping[str, Tensor], steps: Sequence[Step], pick: Pick,
+           indices: tuple[int, ...]) -> list[Capture]:
+    """Each example's own pass: where the data decides shapes, only that tells how much of a tensor is whose."""
+    found = []
+    for index in indices:
+        with Capture(parameters, steps, 1) as single:
+            run(pick([index]))
+        single.finish()
+        found.append(single)
+    return found
 
 
-def tolerance(tensor: Tensor) -> float:
-    """How far two computations of one number may differ, relative to the largest."""
-    if not tensor.is_floating_point():
-        return 0.0
-    return _TOLERANCE_HALF if tensor.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE
+def _owned(steps: Sequence[Step], all_: Capture, one: Capture, examples: int) -> Iterator[Step]:
+    """The steps, a use opaque of which this example alone holds more or less than its share."""
+    uses = iter(zip(all_.outputs, one.outputs, strict=True))
+    for step, planned in zip(steps, all_.plan, strict=True):
+        if planned.kind == "use":
+            many, own = next(uses)
+            layout = step.layout
+            if layout is not None and own.shape[layout.dimension] * examples != many.shape[layout.dimension]:
+                step = replace(step, kind="opaque")
+        yield step
 
 
 class _Recorder(Watch):
@@ -156,6 +167,7 @@ class _Planner(Tracked):
         if not operands:
             return func(*args, **kwargs)
         given = list(tensors((args, kwargs)))
+        mine = [self.operand(tensor) is not None for tensor in given]
         output = func(*args, **kwargs)
         if not matters(func, output):
             return output
@@ -164,27 +176,25 @@ class _Planner(Tracked):
         if known[0] != func or len(known[2]) != len(results):
             pass
         elif [result.shape for result in results] == known[2]:
-            others = (tensor for tensor in given if id(tensor) not in self.operands)
+            others = (tensor for tensor, own in zip(given, mine, strict=True) if not own)
             kind = "opaque" if any(tensor.requires_grad for tensor in others) else "derived"
         elif isinstance(output, Tensor):
-            rule = self._draft(func, args, kwargs, given, known, output)
+            rule = self._draft(func, args, kwargs, given, known, output, {id(one.tensor) for one in operands})
             kind = "use" if rule is not None else "opaque"
         self.steps.append(Step(func, tuple(operand.names for operand in operands), kind, rule, _ANY))
         if kind == "derived":
             self.derive(func, operands, output)
-        else:
-            self.forget(operands)
         return output
 
     def _draft(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor],
-               known: tuple[Any, Shapes, Shapes], output: Tensor) -> Rule | None:
+               known: tuple[Any, Shapes, Shapes], output: Tensor, mine: set[int]) -> Rule | None:
         """The rule that serves a use, whose values are noted; None where no rule does."""
-        if len(known[1]) != len(given):
-            return None
+        if len(known[1]) != len(given) or (in_place(func) and output._is_view()):
+            return None  # what a view receives in place, its base carries on by another way
         for rule in dict.fromkeys((BY_FUNCTION.get(func, LOCAL), LOCAL)):
             call = rule.bind(func, args, kwargs)
-            slots = tuple(key for key, value in call.items() if id(value) in self.operands)
-            fits = rule.slots is None or set(slots) <= set(rule.slots)
+            slots = tuple(key for key, value in call.items() if id(value) in mine)
+            fits = {id(call[key]) for key in slots} == mine and (rule.slots is None or set(slots) <= set(rule.slots))
             if func in BY_FUNCTION and rule is LOCAL and not _elementary(func):
                 return None
             if fits and rule.supports(call, slots):
@@ -266,16 +276,19 @@ def _layout(more: torch.Size, many: Tensor, turned: Tensor, examples: int, same:
         return None, True
     dimension = grown[0]
     repeats = many.shape[dimension] // examples
-    if repeats == 1 or same:
+    if same:
         return Layout(dimension, True, repeats == 1), True
+    if repeats == 1:
+        turns = equal(many.flip(dimension), turned, tolerance(many) * largest(many))
+        return (Layout(dimension, True, True) if turns else None), True
     orders = list(_orders(many, turned, dimension, examples, repeats))
     return (Layout(dimension, orders[0]) if len(orders) == 1 else None), len(orders) == 1
 
 
 def _orders(many: Tensor, turned: Tensor, dimension: int, examples: int, repeats: int) -> Iterator[bool]:
     """Which orders (example slower, example faster) explain what turning the batch round did."""
-    allowed = tolerance(many) * float(many.abs().max())
+    allowed = tolerance(many) * largest(many)
     for major, shape, flipped in ((True, (examples, repeats), 0), (False, (repeats, examples), 1)):
         expected = many.unflatten(dimension, shape).flip(dimension + flipped).flatten(dimension, dimension + 1)
-        if float((expected.double() - turned.double()).abs().max()) <= allowed:
+        if equal(expected, turned, allowed):
             yield major

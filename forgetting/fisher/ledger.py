@@ -209,7 +209,7 @@ def _apart(parameter: Tensor, entries: Sequence[Entry]) -> bool:
         return True
     if sum(entry.operand.tensor.numel() for entry in entries) > parameter.numel():
         return False
-    times = torch.zeros_like(parameter, dtype=torch.uint8)
+    times = torch.zeros_like(parameter, dtype=torch.int32)
     for entry in entries:
         view = _view(times, parameter, Operand(entry.operand.tensor, entry.operand.names, True, 0))
         if view is None:
@@ -220,7 +220,7 @@ def _apart(parameter: Tensor, entries: Sequence[Entry]) -> bool:
 
 def _moved_once(operand: Operand, parameter: Tensor) -> bool:
     """Whether each element of a parameter stands at most once in a selection from it."""
-    if not operand.selects or len(operand.names) != 1:
-        return False
+    if not operand.selects or len(operand.names) != 1 or operand.tensor.dtype != parameter.dtype:
+        return False  # sums of squares do not fit into fewer bits
     (times,) = torch.autograd.grad(operand.tensor, [parameter], torch.ones_like(operand.tensor), retain_graph=True)
-    return bool(times.max() <= 1)
+    return bool(((times == 0) | (times == 1)).all())

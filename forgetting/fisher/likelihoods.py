@@ -48,11 +48,11 @@ class Likelihood(ABC):
         """The score of the data's own targets."""
 
 
-def cap(count: int, what: str) -> None:
+def cap(count: int, what: str, labels: str = "exact") -> None:
     """Raise for more backwards than are sensible."""
     if count > EXACT_CAP:
         raise ValueError(
-            f'labels="exact" would take {count} backwards a batch ({what}), more than the {EXACT_CAP} that are '
+            f'labels="{labels}" would take {count} backwards a batch ({what}), more than the {EXACT_CAP} that are '
             'sensible; use labels="sampled", which is unbiased at one backward'
         )
 
@@ -131,7 +131,7 @@ class Categorical(Likelihood):
 
     def signed(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         p = self._predictive(outputs, targets)
-        cap(p.shape[2], f"{p.shape[2]} outputs")
+        cap(p.shape[2], f"{p.shape[2]} outputs", "signed")
         signs = random_signs(p.shape, generator, p)
         for c, vector in enumerate(_classwise(p)):
             yield (vector * signs[..., c : c + 1]).reshape(outputs.shape).to(outputs.dtype)

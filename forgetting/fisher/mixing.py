@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgetting.fisher.agreement import independent
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.layouts import Mixes, independent
 
 _Seen = list[tuple[str, list[Tensor], list[Tensor]]]
 
@@ -68,6 +68,6 @@ def _stands(one: Tensor, two: Tensor) -> bool:
 def _same(one: Tensor, other: Tensor) -> bool:
     try:
         independent(one, other)
-    except Mixes:
+    except ValueError:
         return False
     return True

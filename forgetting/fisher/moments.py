@@ -93,7 +93,7 @@ class Layer:
             groups = use.call.get("groups", 1) if isinstance(use.rule, Conv) else 1
             part = slice(0, groups)
         else:
-            unit = math.gcd(start, rows)
+            unit = math.gcd(start, rows, len(whole))
             groups, part = len(whole) // unit, slice(start // unit, (start + rows) // unit)
         return cls(slots[slot], whole.shape, bias, use.rule.name, transposed, groups), part
 

@@ -42,8 +42,8 @@ def anchored(
         curvature: which matrix, ``"diagonal"`` or ``"kronecker"`` (see :func:`kronecker`).
         labels, likelihood, outputs, parameters, examples, process_group: as for :func:`diagonal`. Over several
             processes every one gets the same result, with a fingerprint a process; save it on one of them.
-        options: what else that function takes, such as ``tolerance``, ``precision`` or ``progress``,
-            or ``approximation`` for factors.
+        options: what else that function takes, such as ``tolerance`` or ``progress``; ``precision`` for a diagonal,
+            ``approximation`` for factors.
 
     Returns:
         An :class:`~forgetting.curvature.Anchored`, with ``save``, ``load`` and ``merge``.
@@ -66,6 +66,8 @@ def anchored(
     """
     if curvature not in _ESTIMATORS:
         raise ValueError(f"curvature={curvature!r} is not one of {', '.join(_ESTIMATORS)}")
+    if likelihood is not None and not isinstance(likelihood, Likelihood):
+        raise TypeError(f"likelihood= takes one of forgetting.fisher, such as Categorical(), got {likelihood!r}")
     meaning = described(likelihood or Categorical())
     columns = None if outputs is None else tuple(outputs)
     stream = Fingerprint(data, examples)
@@ -75,7 +77,7 @@ def anchored(
                                    parameters=parameters, examples=examples, **options)
     anchor = snapshot(named(model, set(found.names()).__contains__, trainable=False))
     seen = tuple(digest for digest in Ranks(process_group).gather(stream.hexdigest()) if digest)
-    return Anchored(found, anchor, labels, meaning, columns, found.examples, seen)
+    return Anchored(found, anchor, labels, meaning, columns, found.examples, seen, options.get("tolerance", 0.0))
 
 
 def described(likelihood: Likelihood) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Precision:
             raise ValueError(f"precision is a relative standard error above 0, such as 0.05, got {wanted}")
         self.wanted = wanted
         self.batches = batches
+        self.reached = False
         self._seen, self._count, self._mean, self._spread, self._total = 0, 0, 0.0, 0.0, 0.0
 
     def update(self, total: float, examples: int) -> bool:
@@ -48,7 +49,8 @@ class Precision:
         error = self.standard_error
         if self.wanted is None or error is None or self._seen < self.batches:
             return False
-        return error <= self.wanted * self._mean
+        self.reached = error <= self.wanted * self._mean
+        return self.reached
 
     @property
     def standard_error(self) -> float | None:

@@ -28,8 +28,8 @@ class EWC(QuadraticRegularizer):
     Args:
         strength: λ ≥ 0. F is a mean over examples, so λ does not depend on their number or on the batch size.
             Beside a mean loss, the paper's posterior is λ = source examples ÷ target examples.
-        labels: whose labels the Fisher takes: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"``; see
-            :func:`forgetting.fisher.diagonal`.
+        labels: whose labels the Fisher takes: ``"exact"``, ``"signed"``, ``"sampled"``, ``"empirical"`` or
+            ``"batched"``; see :func:`forgetting.fisher.diagonal`.
         decay: γ in [0, 1], the weight of the old matrix when a task is added (online EWC).
         anchors: ``"latest"``: the penalties of all tasks pull to the last task's weights; ``"separate"``: each to
             its own, at the memory and the time of one.
@@ -41,7 +41,7 @@ class EWC(QuadraticRegularizer):
         likelihood: what the outputs mean, see :mod:`forgetting.fisher`; ``None`` for classification.
         forward: ``(model, batch) -> (outputs, targets)`` for batches that are no ``(inputs, targets)`` pairs.
         examples: how many examples of ``data`` to use; ``None`` for all.
-        seed: of the labels that are drawn with ``labels="sampled"``.
+        seed: of what is drawn with ``labels="sampled"`` and ``"signed"``.
         storage: in how many bits the anchor and the importance are kept, see
             :class:`~forgetting.regularizers.QuadraticRegularizer`.
         offload: keep them in the CPU's memory, likewise.
@@ -101,8 +101,8 @@ class EWC(QuadraticRegularizer):
             raise ValueError('curvature="kronecker" needs anchors="latest": separate anchors merge without loss only '
                              "on a diagonal")
         if curvature == "kronecker" and labels == "batched":
-            raise ValueError('curvature="kronecker" needs labels="exact", "sampled" or "empirical": the gradient of a '
-                             "whole batch has no factors")
+            raise ValueError('curvature="kronecker" needs labels="exact", "signed", "sampled" or "empirical": the '
+                             "gradient of a whole batch has no factors")
         self.labels = labels
         self.curvature = curvature
         self.likelihood = likelihood

@@ -245,3 +245,29 @@ def test_truth_values_are_no_classes():
         fisher.diagonal(linear(), [(torch.randn(2, 4), torch.tensor([True, False]))])
     with pytest.raises(ValueError, match=r"Categorical expects integer targets, got torch\.bool"):
         fisher.diagonal(linear(), [(torch.randn(2, 4), torch.tensor([True, False]))], likelihood=fisher.Categorical())
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda m: fisher.diagonal(PAIRS, m), "got list; are model and data swapped"),
+    (lambda m: fisher.diagonal(type(m), PAIRS), "got the class Linear"),
+    (lambda m: fisher.diagonal(m, torch.utils.data.TensorDataset(*PAIRS[0])), "wrap it in a torch.*DataLoader"),
+    (lambda m: fisher.diagonal(m, fisher.diagonal(m, PAIRS)), r"got a Diagonal.*curvature="),
+    (lambda m: fisher.diagonal(m, lambda: PAIRS), "iterable of batches, got a function"),
+    (lambda m: fisher.diagonal(m, PAIRS, outputs=2), r"range\(5\).*got 2"),
+    (lambda m: fisher.diagonal(m, PAIRS, outputs="0-2"), "got '0-2'"),
+    (lambda m: fisher.diagonal(m, PAIRS, likelihood="categorical"), r"such as Categorical\(\)"),
+    (lambda m: fisher.diagonal(m, PAIRS, likelihood=fisher.Categorical), r"such as Categorical\(\)"),
+], ids=range(9))
+def test_arguments_of_another_kind(call, words):
+    with pytest.raises(TypeError, match=words):
+        call(linear())
+
+
+def test_inputs_and_targets_of_different_numbers():
+    with pytest.raises(ValueError, match=r"shape.*inputs and targets must hold the same number of examples"):
+        fisher.diagonal(linear(), [(torch.randn(4, 4), torch.zeros(5).long())])
+
+
+def test_a_precision_that_is_not_reached_is_said():
+    with pytest.warns(UserWarning, match=r"the data ended after 6 examples.*precision 1e-06"):
+        fisher.diagonal(linear(), PAIRS, precision=1e-6)

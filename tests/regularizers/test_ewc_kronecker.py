@@ -183,7 +183,7 @@ def test_a_state_may_be_cut_to_some_parameters():
 @pytest.mark.parametrize(("settings", "words"), [
     ({"curvature": "kfac"}, r"curvature='kfac' does not exist: choose one of diagonal, kronecker"),
     ({"curvature": "kronecker", "anchors": "separate"}, 'curvature="kronecker" needs anchors="latest"'),
-    ({"curvature": "kronecker", "labels": "batched"}, 'curvature="kronecker" needs labels="exact", "sampled"'),
+    ({"curvature": "kronecker", "labels": "batched"}, 'curvature="kronecker" needs labels="exact", "signed"'),
 ])
 def test_what_it_does_not_take(settings, words):
     with pytest.raises(ValueError, match=words):

@@ -112,9 +112,9 @@ class Repeat(Expand):
     signatures = {Tensor.repeat: ("weight",), torch.tile: ("weight",), Tensor.tile: ("weight",)}
 
     def bind(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        given = args[1:] or tuple(kwargs.values())
+        weight, *given = (*args, *kwargs.values())
         times = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
-        return {"weight": args[0], "times": tuple(times), "function": function}
+        return {"weight": weight, "times": tuple(times), "function": function}
 
     def supports(self, call: Call, slots: Collection[str]) -> bool:
         times, shape = call["times"], call["weight"].shape
