@@ -137,7 +137,8 @@ def gpt(layers: int = 6, width: int = 384, heads: int = 6, positions: int = 128)
 CPU = {row.name: row for row in (
     Row("mlp", "MLP 784-400-400-10, 256", perceptron, (784,), 256, 10, must=1.25, aim=1.10, batches=128, rounds=25,
         examples=16),
-    Row("cnn", "CNN, 64", convolutions, (1, 28, 28), 64, 10, must=1.25, aim=1.10, memory=1.4, rounds=15, examples=16),
+    Row("cnn", "CNN, 64", convolutions, (1, 28, 28), 64, 10, must=1.25, aim=1.10, memory=1.4, batches=32,
+        rounds=9, examples=16),
     Row("resnet18-32", "ResNet-18 at 32 px, 64", lambda: residual("resnet18", small=True, classes=10),
         (3, 32, 32), 64, 10, must=1.45, aim=1.20, memory=1.2, rounds=5, needs=("torchvision",)),
     Row("resnet18-112", "ResNet-18 at 112 px, 16", lambda: residual("resnet18"), (3, 112, 112), 16, 1000,

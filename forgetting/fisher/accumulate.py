@@ -173,6 +173,8 @@ class Accumulator:
             except Diverged:
                 pass
         self._plan = plan = self._probed(batch)
+        if not plan.decided:
+            self._compare(plan, batch)  # before the whole batch's graph is there
         try:
             run = self._follow(plan, batch)
         except Diverged:
@@ -181,8 +183,6 @@ class Accumulator:
             independent(plan.outputs, run.outputs.detach()[list(plan.indices)])
         except Mixes as error:
             raise self._mixing(batch, error) from None
-        if not plan.decided:
-            self._compare(plan, batch)
         return run
 
     def _probed(self, batch: Batch) -> Plan:

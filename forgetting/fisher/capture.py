@@ -17,17 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from forgetting.fisher.batches import tensors, transform
 from forgetting.fisher.rules import Call, Rule
 
 _COMPOSITE = frozenset((functional.multi_head_attention_forward,))
 _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-_DECIDING = frozenset((
-    torch.nonzero, Tensor.nonzero, torch.masked_select, Tensor.masked_select, torch.unique, Tensor.unique,
-    Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__int__, Tensor.__index__,
-))
 _SELECTING = frozenset((
     "__getitem__", "__get__", "transpose", "t", "permute", "view", "reshape", "flatten", "unflatten", "unsqueeze",
     "squeeze", "chunk", "split", "unbind", "select", "narrow", "movedim", "swapaxes", "contiguous", "clone", "expand",
@@ -124,37 +119,18 @@ class Diverged(Exception):
 
 
 class Watch(TorchFunctionMode):
-    """Meets every torch function; ``decided`` says afterwards whether values in the data may have decided a shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decided = False
+    """Meets every torch function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _COMPOSITE:
             with self:
                 return opened(func)(*args, **kwargs)
-        self.decided = self.decided or _decides(func, args)
         return self.meet(func, args, kwargs)
 
     def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What happens at a call."""
         return func(*args, **kwargs)
-
-
-class Deciding(TorchDispatchMode):
-    """Notes whether an operation ran whose output's shape depends on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decided = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.dynamic_output_shape in func.tags or "pack_padded" in func.__name__:
-            by_mask = [index for index in tensors(args[1:2]) if index.dtype in (torch.bool, torch.uint8)]
-            self.decided = self.decided or func.overloadpacket is not torch.ops.aten.index or bool(by_mask)
-        return func(*args, **(kwargs or {}))
 
 
 class Tracked(Watch):
@@ -171,7 +147,21 @@ class Tracked(Watch):
 
     def found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Operand]:
         """The operands among the arguments, in order."""
-        return [operand for tensor in tensors((args, kwargs)) if (operand := self.operand(tensor)) is not None]
+        found: list[Operand] = []
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(value, Tensor):
+                operand = self.operand(value)
+                if operand is not None:
+                    found.append(operand)
+            elif isinstance(value, (tuple, list)):
+                found += self.found(tuple(value), {})
+        return found
+
+    def detached(self, value: Any) -> Any:
+        """An argument without the graph of what is made of parameters alone."""
+        if isinstance(value, Tensor):
+            return value.detach() if self.operand(value) is not None else value
+        return transform(value, self.detached) if isinstance(value, (tuple, list)) else value
 
     def derive(self, func: Any, operands: Sequence[Operand], output: Any) -> None:
         """Note that an output is made of parameters alone."""
@@ -236,12 +226,8 @@ class Capture(Tracked):
         call = step.rule.bind(func, args, kwargs)
         slots = {key: operand for key, value in call.items() if (operand := self.operand(value)) is not None}
         versions = {key: call[key]._version for key in step.rule.needs(call, slots)}
-
-        def detached(tensor: Tensor) -> Tensor:
-            return tensor.detach() if self.operand(tensor) is not None else tensor
-
-        args, kwargs = transform((args, kwargs), detached)
-        output: Tensor = func(*args, **kwargs)
+        output: Tensor = func(*map(self.detached, args),
+                              **{key: self.detached(value) for key, value in kwargs.items()})
         call.update(dimension=step.layout.dimension, layouts=step.layouts)
         sources = {key: step.rule.operand(call, key, output).detach() for key in versions}
         held = [(step.layout, output), *((step.layouts[key], sources[key]) for key in sources if key in step.layouts)]
@@ -289,11 +275,3 @@ def in_place(func: Any) -> bool:
 def matters(func: Any, output: Any) -> bool:
     """Whether a call can carry what is learned on; a shape or a dtype that is read does not."""
     return getattr(func, "__name__", "") == "__setitem__" or next(tensors(output), None) is not None
-
-
-def _decides(func: Any, args: Any) -> bool:
-    """Whether the values of a tensor may decide a shape here."""
-    if func is Tensor.__getitem__:
-        indices = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
-    return func in _DECIDING or (func is torch.where and len(args) == 1)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetting.fisher import capture as seen
 from forgetting.fisher.agreement import equal, independent, largest, tolerance
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.capture import Capture, Deciding, Diverged, Layout, Step, Tracked, Watch, in_place, matters
+from forgetting.fisher.capture import Capture, Diverged, Layout, Step, Tracked, Watch
+from forgetting.fisher.deciding import Deciding, decides
 from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
 
 _ANY = Layout(0, True)
@@ -71,7 +73,7 @@ def _probe(run: Run, parameters: Mapping[str, Tensor], pick: Pick, indices: tupl
         with _Planner(parameters, record.calls) as planner:
             outputs = run(given).detach()
         overwrites = versions != [tensor._version for tensor in tensors(given)]
-        decided = record.decided or planner.decided or deciding.decided
+        decided = record.decided or deciding.decided
         turned = Capture(parameters, planner.steps, 1)
         try:
             with turned:
@@ -122,8 +124,10 @@ class _Recorder(Watch):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Record = []
+        self.decided = False
 
     def meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.decided = self.decided or decides(func, args)
         given = [tensor.shape for tensor in tensors((args, kwargs))]
         learning = _learning(args, kwargs)
         output = func(*args, **kwargs)
@@ -169,7 +173,7 @@ class _Planner(Tracked):
         given = list(tensors((args, kwargs)))
         mine = [self.operand(tensor) is not None for tensor in given]
         output = func(*args, **kwargs)
-        if not matters(func, output):
+        if not seen.matters(func, output):
             return output
         kind, rule = "opaque", None
         results = list(tensors(output))
@@ -189,7 +193,7 @@ class _Planner(Tracked):
     def _draft(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor],
                known: tuple[Any, Shapes, Shapes], output: Tensor, mine: set[int]) -> Rule | None:
         """The rule that serves a use, whose values are noted; None where no rule does."""
-        if len(known[1]) != len(given) or (in_place(func) and output._is_view()):
+        if len(known[1]) != len(given) or (seen.in_place(func) and output._is_view()):
             return None  # what a view receives in place, its base carries on by another way
         for rule in dict.fromkeys((BY_FUNCTION.get(func, LOCAL), LOCAL)):
             call = rule.bind(func, args, kwargs)
