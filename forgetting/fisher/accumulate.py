@@ -67,6 +67,7 @@ class Accumulator:
         self._actual = {canonical(name): name for name, _ in self.adapter.named_parameters()}
         self._plan: Plan | None = None
         self._distrusted: set[str] = set()
+        self._added = False
         self._shared: set[int] = set()
         self._vmap_works: bool | None = None
 
@@ -99,20 +100,20 @@ class Accumulator:
 
     def _send_back(self, run: Pass, batch: Batch, cotangents: Sequence[Tensor]) -> None:
         """Add what the cotangents bring back through one forward pass's graph."""
-        slow, routes = self._by_rules(run, count(batch), cotangents, self.sums, self._distrusted)
+        slow, routes = self._by_rules(run, count(batch), cotangents, self.sums, self._distrusted, self.observer)
+        self._added = True
         self.routes.update(routes)
         if slow:
             self._fall_back(sorted(slow), batch, cotangents)
 
     def _by_rules(self, run: Pass, examples: int, cotangents: Sequence[Tensor], sums: Parameters,
-                  distrusted: Collection[str]) -> tuple[set[str], dict[str, str]]:
+                  distrusted: Collection[str], observer: Observer | None) -> tuple[set[str], dict[str, str]]:
         """Add to the sums what the rules can; the names that they cannot serve, and the routes of the others."""
         reached = [leaf for leaf in leaves(run.outputs) if id(leaf) in self._tracked]
         uses = run.uses or []
         slow = set(self.parameters) if run.uses is None else {self._tracked[id(leaf)] for leaf in reached}
         slow |= {name for use in uses if use.changed() for operand in use.slots.values() for name in operand.names}
         slow |= set(distrusted)
-        observer = self.observer if sums is self.sums else None
         ledger = Ledger(uses, self.parameters, sums, slow, examples, len(cotangents) > 1, self.power, self.memory,
                         observer)
         if ledger.routes:
@@ -133,7 +134,8 @@ class Accumulator:
 
         Outputs alone do not tell a gradient that was lost or given to another example.
         """
-        part = choose(batch, [plan.indices[0], plan.indices[-1]], self._shared)
+        ends = sorted({plan.indices[0], plan.indices[-1]})  # one, of a batch of one
+        part = choose(batch, ends, self._shared)
         try:
             run = self._follow(plan, part)
         except Diverged:
@@ -142,13 +144,17 @@ class Accumulator:
             return
         generator = torch.Generator().manual_seed(0)
         cotangent = torch.randn(run.outputs.shape, generator=generator).to(run.outputs)
-        sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
-        slow, _ = self._by_rules(run, 2, [cotangent], sums, ())
+        unused = not self._added  # then the sums themselves lend their memory
+        sums = self.sums if unused else {name: torch.zeros_like(value) for name, value in self.sums.items()}
+        slow, _ = self._by_rules(run, len(ends), [cotangent], sums, (), None)
+        del run
         names = {name: value for name, value in self.parameters.items() if name not in slow}
         if names:
-            truth = fallback.by_loop(lambda one: self._outputs(one, copied=True)[0], names, part, [cotangent],
-                                     self.power, self._shared)
-            self._distrusted |= disagreeing({name: sums[name] for name in names}, truth, self.parameters)
+            norms = fallback.subtract(lambda one: self._outputs(one, copied=True)[0], names, part, cotangent,
+                                      self.power, self._shared, sums)
+            self._distrusted |= disagreeing(sums, norms, self.parameters)
+        if unused:
+            torch._foreach_zero_(list(sums.values()))
 
     def add_batched(self, batch: Batch) -> None:
         """Add |gradient of one batch's mean|^power, which is not a Fisher."""
@@ -245,7 +251,10 @@ class Accumulator:
                 ends = [0, count(batch) - 1]
                 part, few = choose(batch, ends, self._shared), [cotangent[ends] for cotangent in cotangents[:2]]
                 found = fallback.by_vmap(self._functional, parameters, part, few, self.memory, self.power, self._shared)
-                self._vmap_works = not disagreeing(found, self._by_loop(parameters, part, few), self.parameters)
+                truth = self._by_loop(parameters, part, few)
+                norms = {name: float(value.norm()) for name, value in truth.items()}
+                apart = {name: found[name].detach() - value for name, value in truth.items()}
+                self._vmap_works = not disagreeing(apart, norms, self.parameters)
                 if not self._vmap_works:
                     return None
             return fallback.by_vmap(self._functional, parameters, batch, cotangents, self.memory, self.power,

@@ -49,14 +49,18 @@ def equal(one: Tensor, other: Tensor, allowed: float) -> bool:
     return not one.numel() or float((one.double() - other.double()).abs_().max()) <= allowed
 
 
-def disagreeing(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], parameters: Parameters) -> set[str]:
-    """The names whose sums differ by more than rounding explains, in the precision of their parameters."""
-    norms = {name: float(value.detach().double().norm()) for name, value in truth.items()}
+def disagreeing(apart: Mapping[str, Tensor], norms: Mapping[str, float], parameters: Parameters) -> set[str]:
+    """The names whose sums differ by more than rounding explains, in the precision of their parameters.
+
+    Args:
+        apart: name -> the difference of two computations.
+        norms: name -> the norm of the sums themselves, for the names to judge.
+    """
     whole = sum(norm**2 for norm in norms.values()) ** 0.5
     wrong = set()
-    for name, value in truth.items():
+    for name, norm in norms.items():
         allowed = _SUMS.get(parameters[name].dtype, _SUMS_HALF)
-        error = float((found[name].detach().double() - value.detach().double()).norm())
-        if not error <= allowed * max(norms[name], _NEGLIGIBLE * whole * (allowed > 1e-3)) + 1e-12 * whole:
+        negligible = _NEGLIGIBLE * whole if allowed > _SUMS[torch.float64] else 0.0
+        if not float(apart[name].norm()) <= allowed * max(norm, negligible) + 1e-12 * whole:
             wrong.add(name)
     return wrong

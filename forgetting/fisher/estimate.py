@@ -93,8 +93,8 @@ def diagonal(
     **Cost**: one forward, and one backward for sampled and empirical labels; for signed ones a backward a class, for
     exact ones a backward a class and position, fewer with a ``tolerance``. A backward costs about as much as an
     ordinary one (docs/speed.md); the first batch adds those of a handful of examples. Memory: that of an ordinary
-    forward and backward, one copy of the parameters, and ``memory``; before the first batch, four copies of the
-    parameters for a moment. The fallback costs one backward an example.
+    forward and backward, one copy of the parameters, and ``memory``; where the first batch is smaller than
+    the model, a second copy for a moment. The fallback costs one backward an example.
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796); van de Ven 2025 (arXiv 2502.11756) compares the labels.
 
