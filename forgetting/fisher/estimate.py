@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -134,9 +133,8 @@ def diagonal(
         batches, seen = ranks.add_up(sums.sums, batches, seen)
     if not seen:
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
-    if precision is not None and enough is not None and not enough.reached:
-        warnings.warn(f"the data ended after {seen} examples before the trace was known to the asked precision "
-                      f"{precision:g}: standard error {enough.standard_error}", stacklevel=2)
+    if enough is not None:
+        enough.finish()
     divisor = batches if labels == "batched" else seen
     means = back({name: total / divisor for name, total in sums.sums.items()})
     return Diagonal(means, examples=seen, labels=labels, routes=ranks.known(sums.routes, "unused"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,14 @@ class Precision:
             return False
         self.reached = error <= self.wanted * self._mean
         return self.reached
+
+    def finish(self) -> None:
+        """Warn where the data ended before enough was seen."""
+        if self.wanted is None or self.reached:
+            return
+        few = f" ({self._seen} batches; fewer than {self.batches} say too little)" if self._seen < self.batches else ""
+        warnings.warn(f"the data ended after {self._count} examples before the trace was known to the asked precision "
+                      f"{self.wanted:g}: its standard error is {self.standard_error}{few}", stacklevel=3)
 
     @property
     def standard_error(self) -> float | None:

@@ -193,5 +193,7 @@ def test_merged_factors_keep_the_trace():
     both = here.merge(there)
     assert both.curvature.examples == both.examples == 18
     assert both.curvature.trace() == pytest.approx((here.curvature.trace() + there.curvature.trace()) / 2, rel=0.05)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="a Kronecker and a Diagonal do not merge"):
         here.merge(fisher.anchored(made, data(seed=2)))
+    with pytest.raises(TypeError, match=r"Anchored\.load\(path\).*got a str"):
+        here.merge("there.safetensors")

@@ -20,6 +20,7 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.filterwarnings("ignore:the data ended")
 @pytest.mark.parametrize("options", [
     {"labels": "empirical"}, {"labels": "exact"}, {"labels": "sampled"}, {"labels": "empirical", "precision": 1e-9},
 ], ids=["empirical", "exact", "sampled", "precision"])
