@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
     name: str
     kernel: Callable[[], object]
-    library: Callable[[], object]
+    reference: Callable[[], object]
     tiles: dict[str, Callable[[], object]]
     must: float | None = None
 
@@ -128,13 +128,13 @@ def penalty_case(name: str, size: int, count: int, dtype: torch.dtype, device: s
     weights, gradients = tensors(dtype), tensors(dtype)
     anchors, importances = tensors(torch.float32), tensors(torch.float32)
 
-    def library() -> Tensor:
+    def reference() -> Tensor:
         away = torch._foreach_sub(weights, anchors)
         pull = torch._foreach_mul(away, importances)
         torch._foreach_add_(gradients, pull)
         return torch.stack(torch._foreach_norm(torch._foreach_mul(away, pull), 1)).sum()
 
-    return Case(name, lambda: kernels.quadratic(weights, anchors, importances, gradients, 1e-6), library, {})
+    return Case(name, lambda: kernels.quadratic(weights, anchors, importances, gradients, 1e-6), reference, {})
 
 
 def repeated(function: Callable[[], object]) -> Callable[[], None]:
@@ -148,13 +148,13 @@ def repeated(function: Callable[[], object]) -> Callable[[], None]:
 
 def measured(case: Case, rounds: int) -> dict[str, object]:
     """Times in milliseconds and the ratio of the kernel to the library; the candidates' tiles beside it."""
-    candidates = {"kernel": case.kernel, "library": case.library, **case.tiles}
+    candidates = {"kernel": case.kernel, "reference": case.reference, **case.tiles}
     times = interleave({name: repeated(call) for name, call in candidates.items()}, rounds, "cuda")
-    entry: dict[str, object] = {"ratio": ratio(times, "kernel", "library"), "must": case.must}
-    for name in ("kernel", "library"):
+    entry: dict[str, object] = {"ratio": ratio(times, "kernel", "reference"), "must": case.must}
+    for name in ("kernel", "reference"):
         entry[f"{name}, ms"] = round(min(times[name]) / REPEATS * 1e3, 4)
     if case.tiles:
-        entry["tiles"] = {name: ratio(times, name, "library")["median"] for name in case.tiles}
+        entry["tiles"] = {name: ratio(times, name, "reference")["median"] for name in case.tiles}
     return entry
 
 

@@ -266,12 +266,6 @@ def opened(function: Any) -> Any:
                               function.__defaults__, function.__closure__)
 
 
-def in_place(func: Any) -> bool:
-    """Whether a function writes into its first argument, by its name."""
-    name = getattr(func, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-
-
 def matters(func: Any, output: Any) -> bool:
     """Whether a call can carry what is learned on; a shape or a dtype that is read does not."""
     return getattr(func, "__name__", "") == "__setitem__" or next(tensors(output), None) is not None

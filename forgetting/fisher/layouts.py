@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgetting.fisher import capture as seen
 from forgetting.fisher.agreement import equal, independent, largest, tolerance
 from forgetting.fisher.batches import Batch, choose, count, tensors
-from forgetting.fisher.capture import Capture, Diverged, Layout, Step, Tracked, Watch
+from forgetting.fisher.capture import Capture, Diverged, Layout, Step, Tracked, Watch, matters
 from forgetting.fisher.deciding import Deciding, decides
 from forgetting.fisher.rules import BY_FUNCTION, LOCAL, Call, Rule
+from forgetting.fisher.rules.base import in_place
 
 _ANY = Layout(0, True)
 
@@ -173,7 +173,7 @@ class _Planner(Tracked):
         given = list(tensors((args, kwargs)))
         mine = [self.operand(tensor) is not None for tensor in given]
         output = func(*args, **kwargs)
-        if not seen.matters(func, output):
+        if not matters(func, output):
             return output
         kind, rule = "opaque", None
         results = list(tensors(output))
@@ -193,7 +193,7 @@ class _Planner(Tracked):
     def _draft(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor],
                known: tuple[Any, Shapes, Shapes], output: Tensor, mine: set[int]) -> Rule | None:
         """The rule that serves a use, whose values are noted; None where no rule does."""
-        if len(known[1]) != len(given) or (seen.in_place(func) and output._is_view()):
+        if len(known[1]) != len(given) or (in_place(func) and output._is_view()):
             return None  # what a view receives in place, its base carries on by another way
         for rule in dict.fromkeys((BY_FUNCTION.get(func, LOCAL), LOCAL)):
             call = rule.bind(func, args, kwargs)

@@ -71,6 +71,22 @@ class Rule(ABC):
         """
 
 
+class Whole(Rule):
+    """A rule whose parameters are so small that the gradients of all examples may exist at once."""
+
+    def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
+                   memory: int) -> None:
+        for slot, total in totals.items():
+            add_powers(total, self.gradients(sources, gradient, call, slot), power)
+
+    def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
+        out.add_(self.gradients(sources, gradient, call, slot))
+
+    @abstractmethod
+    def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
+        """[examples, *the parameter's shape]."""
+
+
 Sources = Mapping[str, Tensor]
 Totals = Mapping[str, Tensor]
 
@@ -120,6 +136,12 @@ def add_in_tiles(total: Tensor, examples: int, step: int, gradients: Callable[[s
         else:
             total.add_((found.square_() if power == 2 else found.abs_()).sum(0))
         start = part.stop
+
+
+def in_place(function: Any) -> bool:
+    """Whether a function writes into its first argument, by its name."""
+    name = getattr(function, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
 
 
 def exhausted(error: RuntimeError) -> bool:

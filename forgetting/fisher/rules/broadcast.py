@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_powers, widened
+from forgetting.fisher.rules.base import Call, Sources, Whole, widened
 
 
 def reduced(gradient: Tensor, shape: torch.Size, dimension: int) -> Tensor:
@@ -27,7 +27,7 @@ def reduced(gradient: Tensor, shape: torch.Size, dimension: int) -> Tensor:
     return (gradient.sum(over) if over else gradient).reshape(len(gradient), *shape)
 
 
-class _Broadcast(Rule):
+class _Broadcast(Whole):
     """Functions of one output element an element, or copies: the gradient is the output's, reduced."""
 
     def needs(self, call: Call, slots: Collection[str]) -> tuple[str, ...]:
@@ -38,14 +38,6 @@ class _Broadcast(Rule):
 
     def leading(self, call: Call) -> int:
         return 2**31
-
-    def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
-                   memory: int) -> None:
-        for slot, total in totals.items():
-            add_powers(total, self.gradients(sources, gradient, call, slot), power)
-
-    def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
-        out.add_(self.gradients(sources, gradient, call, slot))
 
     def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
         """[examples, *the parameter's shape]."""

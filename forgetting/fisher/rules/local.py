@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.batches import transform
-from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, tile, widened
+from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, in_place, tile, widened
 
 
 class Local(Rule):
@@ -29,9 +29,7 @@ class Local(Rule):
         return call
 
     def supports(self, call: Call, slots: Collection[str]) -> bool:
-        name = getattr(call["function"], "__name__", "")
-        overwrites = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-        return not overwrites and "out" not in call["arguments"][1]
+        return not in_place(call["function"]) and "out" not in call["arguments"][1]
 
     def needs(self, call: Call, slots: Collection[str]) -> tuple[str, ...]:
         return tuple(key for key, value in call.items() if isinstance(value, Tensor) and key not in slots)

@@ -9,26 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_powers, widened
+from forgetting.fisher.rules.base import Call, Sources, Whole, widened
 
 
-class _Norm(Rule):
-    """What the norms share: the gradients of all examples are small enough to exist at once."""
-
-    def accumulate(self, sources: Sources, gradient: Tensor, call: Call, totals: Totals, power: int,
-                   memory: int) -> None:
-        for slot, total in totals.items():
-            add_powers(total, self.gradients(sources, gradient, call, slot), power)
-
-    def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
-        out.add_(self.gradients(sources, gradient, call, slot))
-
-    @abstractmethod
-    def gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str) -> Tensor:
-        """[examples, *the parameter's shape]."""
-
-
-class LayerNorm(_Norm):
+class LayerNorm(Whole):
     """``F.layer_norm``: the weight has the shape of the last dimensions."""
 
     name = "layer_norm"
@@ -63,7 +47,7 @@ class RMSNorm(LayerNorm):
         return functional.rms_norm(x, list(call["normalized_shape"]), eps=eps)
 
 
-class _ChannelNorm(_Norm):
+class _ChannelNorm(Whole):
     """Norms whose weight runs over the channels, the dimension behind the examples."""
 
     def leading(self, call: Call) -> int:
