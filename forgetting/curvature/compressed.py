@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -38,7 +39,7 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Compressed:
+class Compressed(ABC):
     """A tensor in integer codes, with one float32 scale a group of 128 neighbours in memory.
 
     Args:
@@ -58,13 +59,13 @@ class Compressed:
         _KINDS[cls.kind] = cls
 
     @staticmethod
+    @abstractmethod
     def encode(rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Codes and scales of float64 rows, one row a group; a generator draws which neighbour a number rounds to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, out: Tensor) -> Tensor:
         """Write what the codes stand for into a flat tensor of as many elements, and return it."""
-        raise NotImplementedError
 
     @classmethod
     def of(cls: type[_Kind], tensor: Tensor, generator: torch.Generator | None = None) -> _Kind:
