@@ -78,8 +78,7 @@ class Accumulator:
         again in the backward pass (activation checkpoints): all of it goes to the fallback.
         """
         size = count(batch)
-        self._shared |= {number for number, tensor in enumerate(tensors(batch))
-                         if not tensor.ndim or len(tensor) != size}
+        self._shared |= {number for number, tensor in enumerate(tensors(batch)) if tensor.shape[:1] != (size,)}
         with torch.enable_grad():
             run = self._forward(batch)
         if not run.outputs.requires_grad:

@@ -65,6 +65,8 @@ class Layout:
 
     def examples_first(self, tensor: Tensor, examples: int) -> Tensor:
         """[examples, repeats, …]."""
+        if self.dimension == 0 and tensor.shape[0] == examples:
+            return tensor.unsqueeze(1)
         moved, repeats = tensor.movedim(self.dimension, 0), tensor.shape[self.dimension] // examples
         if self.major:
             return moved.unflatten(0, (examples, repeats))
@@ -224,14 +226,16 @@ class Capture(Tracked):
         assert step.rule is not None
         assert step.layout is not None
         call = step.rule.bind(func, args, kwargs)
-        slots = {key: operand for key, value in call.items() if (operand := self.operand(value)) is not None}
+        slots = {key: operand for key, value in call.items()
+                 if isinstance(value, Tensor) and (operand := self.operand(value)) is not None}
         versions = {key: call[key]._version for key in step.rule.needs(call, slots)}
         output: Tensor = func(*map(self.detached, args),
                               **{key: self.detached(value) for key, value in kwargs.items()})
         call.update(dimension=step.layout.dimension, layouts=step.layouts)
         sources = {key: step.rule.operand(call, key, output).detach() for key in versions}
-        held = [(step.layout, output), *((step.layouts[key], sources[key]) for key in sources if key in step.layouts)]
-        if not all(layout.fits(tensor.shape, self._examples) for layout, tensor in held):
+        layouts = {key: step.layouts[key] for key in sources if key in step.layouts}
+        if not (step.layout.fits(output.shape, self._examples)
+                and all(layout.fits(sources[key].shape, self._examples) for key, layout in layouts.items())):
             raise Diverged
         use = Use(step.rule, call, slots, sources, versions, step)
         self.uses.append(use)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +63,7 @@ class Labels:
 
     def _checked(self, outputs: Tensor, targets: Tensor) -> tuple[Likelihood, Tensor]:
         """The likelihood, and the targets as it takes them; raises where they do not fit."""
-        if outputs.numel() and not torch.isfinite(torch.stack(torch.aminmax(outputs))).all():
+        if outputs.numel() and not all(math.isfinite(end.item()) for end in torch.aminmax(outputs)):
             raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
         if targets.is_floating_point() and not torch.isfinite(targets).all():
             raise ValueError("the targets are not finite, so the loss is not; check the data before consolidating")

@@ -83,16 +83,18 @@ class Ledger:
     def _enter(self, name: str, entries: list[Entry]) -> None:
         """Decide how a parameter's uses add up."""
         parameter = self.parameters[name]
+        entry = entries[0]
+        if len(entries) == 1 and entry.operand.tensor is parameter:
+            self.routes[name] = entry.use.rule.name
+            self._take(entry, name, self.sums[name])
+            return
         rules = list(dict.fromkeys(entry.use.rule.name for entry in entries))
         self.routes[name] = "+".join(rules)
         views = [_view(self.sums[name], parameter, entry.operand) for entry in entries]
         if all(view is not None for view in views) and _apart(parameter, entries):
             for entry, view in zip(entries, views, strict=True):
                 assert view is not None
-                if self.observer is not None and self.observer.takes(entry.use, entry.slot, name):
-                    self._observed[entry.use][entry.slot] = name
-                else:
-                    self._totals[entry.use][entry.slot] = view
+                self._take(entry, name, view)
         elif len(entries) == 1 and _moved_once(entries[0].operand, parameter):
             (entry,) = entries
             total = torch.zeros_like(entry.operand.tensor, dtype=self.sums[name].dtype)
@@ -107,27 +109,34 @@ class Ledger:
             if any(not entry.operand.selects for entry in entries):
                 self.routes[name] += " (vjp)"
 
+    def _take(self, entry: Entry, name: str, total: Tensor) -> None:
+        """A use that adds to its part of the sum at once, or is the observer's."""
+        if self.observer is not None and self.observer.takes(entry.use, entry.slot, name):
+            self._observed[entry.use][entry.slot] = name
+        else:
+            self._totals[entry.use][entry.slot] = total
+
     def receive(self, use: Use, gradient: Tensor) -> None:
-        """One use's gradient at its output, in the backward pass."""
+        """One use's gradient at its output, in the backward pass, which records no graph."""
         totals, observed = self._totals.get(use, {}), self._observed.get(use, {})
-        tied = [self._tied[name] for operand in use.slots.values() for name in operand.names if name in self._tied]
+        tied = [self._tied[name] for operand in use.slots.values() for name in operand.names
+                if name in self._tied] if self._tied else []
         if not (totals or observed or tied or use in self._kept):
             return
-        with torch.no_grad():
-            sources, g = use.by_examples(gradient, self.examples)
-            if observed and self.observer is not None:
-                self.observer.see(use, sources, g, observed)
-            for one in tied:
-                one.receive(use, sources, g)
-            if use in self._kept:
-                self._gradients[use] = (sources, g)
-            if self.several and totals and use.rule.separates(sources, use.call):
-                added = powered(widened(g), self.power)
-                self._squares[use] = (sources, self._squares[use][1] + added if use in self._squares else added)
-            elif totals:
-                use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)
-            if not (self.several or tied or use in self._kept):
-                use.release()
+        sources, g = use.by_examples(gradient, self.examples)
+        if observed and self.observer is not None:
+            self.observer.see(use, sources, g, observed)
+        for one in tied:
+            one.receive(use, sources, g)
+        if use in self._kept:
+            self._gradients[use] = (sources, g)
+        if self.several and totals and use.rule.separates(sources, use.call):
+            added = powered(widened(g), self.power)
+            self._squares[use] = (sources, self._squares[use][1] + added if use in self._squares else added)
+        elif totals:
+            use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)
+        if not (self.several or tied or use in self._kept):
+            use.release()
 
     def settle(self) -> None:
         """At the end of one cotangent's backward: what had to wait for a parameter's other uses."""

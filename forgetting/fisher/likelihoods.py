@@ -143,11 +143,10 @@ class Categorical(Likelihood):
         return p * self._valid(targets).reshape(len(outputs), -1, 1)
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        return self._score(outputs, self._drawn(outputs, generator), targets != self.ignore_index)
+        return self._score(outputs, self._drawn(outputs, generator), targets == self.ignore_index)
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        valid = targets != self.ignore_index
-        return self._score(outputs, targets.masked_fill(~valid, 0), valid)
+        return self._score(outputs, targets, targets == self.ignore_index)
 
     def _drawn(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """One label a position, an example at a time: float64 of a whole vocabulary is large."""
@@ -157,12 +156,14 @@ class Categorical(Likelihood):
             torch.searchsorted(one.double().softmax(-1).cumsum(-1), level, out=label)
         return labels.squeeze(-1).clamp(max=outputs.shape[-1] - 1)
 
-    def _score(self, outputs: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    def _score(self, outputs: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         """e_label − p, 0 where a position does not count; in one copy of the outputs."""
+        some = bool(ignored.any())
+        labels = labels.masked_fill(ignored, 0) if some else labels
         score = torch.softmax(at_least_float32(outputs), -1).neg_()
         score.scatter_add_(-1, labels.unsqueeze(-1), torch.ones_like(score[..., :1]))
-        if not valid.all():
-            score[~valid] = 0
+        if some:
+            score[ignored] = 0
         return score.to(outputs.dtype)
 
 
@@ -209,7 +210,7 @@ class CausalLanguageModel(Categorical):
 
     def sampled(self, outputs: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         labels = torch.nn.functional.pad(self._drawn(outputs[:, :-1], generator), (0, 1))
-        return self._score(outputs, labels, self._next(targets) != self.ignore_index)
+        return self._score(outputs, labels, self._next(targets) == self.ignore_index)
 
     def empirical(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return super().empirical(outputs, self._next(targets))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 Call = dict[str, Any]
 
+_WIDE = (torch.float32, torch.float64)
+
 
 class Rule(ABC):
     """The closed form of one family of torch functions.
@@ -98,7 +100,7 @@ def tile(memory: int, elements: int, like: Tensor) -> int:
 
 def widened(tensor: Tensor) -> Tensor:
     """In float32 or better: squares of half-precision gradients underflow."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in _WIDE else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def powered(tensor: Tensor, power: int) -> Tensor:

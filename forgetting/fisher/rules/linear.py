@@ -45,7 +45,7 @@ def _by_rows(x: Tensor, g: Tensor, total: Tensor, power: int, rows: int) -> None
 
 def _positions(tensor: Tensor) -> Tensor:
     """[examples, positions, features]."""
-    return tensor.reshape(len(tensor), -1, tensor.shape[-1])
+    return tensor if tensor.ndim == 3 else tensor.reshape(len(tensor), -1, tensor.shape[-1])
 
 
 class Linear(Rule):
