@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+import forgetting
 from forgetting import methods, tasks
 from forgetting.protocol import Diverged, Recipe, metrics, run
 from forgetting.tasks import TaskSequence
 
-CHOSEN = Path(methods.__file__).with_name("chosen.json")
+CHOSEN = Path(forgetting.__file__).with_name("chosen.json")
 FIRST_SEED = 1000
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "small-rate": tuple({"rate": rate} for rate in (0.3, 0.2, 0.1, 0.05, 0.03, 0.01)),

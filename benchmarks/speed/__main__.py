@@ -47,7 +47,7 @@ def summary(entry: dict[str, object]) -> str:
     if "exception" in entry:
         return f"{entry['status']}: {entry['exception']}"
     words = [str(entry["status"])] if "status" in entry else []
-    if isinstance(entry.get("time"), dict):
+    if "median" in (entry.get("time") or {}):
         words.append("time {median:.3f} [{lower:.3f}, {upper:.3f}]".format(**entry["time"]))
     if isinstance(entry.get("error"), dict):
         words.append("error {whole:.1e}, worst tensor {worst:.1e}".format(**entry["error"]))

@@ -15,7 +15,7 @@ from forgetting import fisher
 
 TOLERANCE = 1e-3
 MUST = {"tolerance": 2.5, "error": 2e-3, "all": 6.5}
-CLASSES, EPOCHS, BATCHES = 10, 25, 4
+CLASSES, EPOCHS, BATCHES = 10, 25, 28
 EXAMPLES = 64  # that the oracle sees
 
 
@@ -37,8 +37,9 @@ def confident(row: Row) -> tuple[nn.Module, list[Batch], Entry]:
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         p = model(inputs).softmax(-1)
+    whole = len(inputs) // row.batch  # batches of full size, which then come again
     data = [(inputs[start : start + row.batch], targets[start : start + row.batch])
-            for start in range(0, BATCHES * row.batch, row.batch)]
+            for start in (row.batch * (number % whole) for number in range(BATCHES))]
     return model, data, {"train_accuracy": float((p.argmax(-1) == targets).float().mean()),
                          "mean_largest_probability": float(p.amax(-1).mean())}
 
@@ -92,7 +93,7 @@ def perceptron(rounds: int | None = None) -> Entry:
 def convolutions(rounds: int | None = None) -> Entry:
     """The CNN with random weights, whose predictive is nearly uniform."""
     row = CPU["cnn"]
-    return _compared(row, row.model(), row.data(2), (0.0, TOLERANCE), rounds or row.rounds)
+    return _compared(row, row.model(), row.data(8), (0.0, TOLERANCE), rounds or row.rounds)
 
 
 ENTRIES = {"mlp-confident": perceptron, "cnn-unconfident": convolutions}

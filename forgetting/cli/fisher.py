@@ -44,6 +44,8 @@ class _Columns(click.ParamType):
             if ends is None:
                 self.fail(f"{value!r}: expected columns such as 0-4 or 0,1,7", param, ctx)
             first, last = int(ends[1]), int(ends[2] or ends[1])
+            if last < first:
+                self.fail(f"{value!r}: {first}-{last} runs backwards; did you mean {last}-{first}?", param, ctx)
             columns.extend(range(first, last + 1))
         return tuple(columns)
 

@@ -27,7 +27,8 @@ Settings = dict[str, dict[str, Any]]
 
 @click.command("run")
 @click.argument("sequence")
-@click.option("--methods", "names", required=True, help="comma-separated: names, file.py:Class or package.module:Class")
+@click.option("--methods", "names", required=True,
+              help="comma-separated: names, ewc+replay for two together, file.py:Class, package.module:Class, or all")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="runs a method: seeds 0 … N−1")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="where results are kept")
 @click.option("--scenario", type=click.Choice(["task", "domain", "class"]), help="task-, domain-, class-incremental")
@@ -45,7 +46,8 @@ def run_(
 
     Finished runs are not repeated and an interrupted one goes on after its last finished task.
     """
-    listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    listed = list(dict.fromkeys(each for name in named for each in (methods.names() if name == "all" else [name])))
     if not listed:
         raise click.BadParameter("--methods names none: see forgetting list methods")
     if json_file and not json_file.parent.is_dir():
@@ -89,8 +91,10 @@ def _settings(assignments: Sequence[str], listed: Sequence[str]) -> Settings:
     settings: Settings = {}
     for assignment in assignments:
         target, equals, value = assignment.partition("=")
-        method, dot, key = target.rpartition(".")
-        if not (equals and dot and key):
+        fitting = [name for name in shown if target.startswith(f"{name}.")]
+        method = max(fitting, key=len, default=target.rpartition(".")[0])
+        key = target[len(method) + 1 :]
+        if not (equals and method and key):
             raise click.BadParameter(f"--set takes METHOD.KEY=VALUE, for example ewc.strength=1e3, not {assignment!r}")
         if method not in shown:
             raise click.BadParameter(nearest("method in --set", method, shown))

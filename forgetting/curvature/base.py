@@ -82,6 +82,10 @@ class Curvature(ABC):
         """What a diagonal matrix multiplies each parameter by, a number or a tensor; ``None`` where it is none."""
         return None
 
+    def peaks(self) -> dict[tuple[str, ...], float]:
+        """The names of each block on the diagonal -> its largest eigenvalue, or a little less where that is dear."""
+        return {self.names(): self.largest()}
+
     def shrink(self, delta: Mapping[str, Tensor], a: Mapping[str, Factor] | Factor) -> Parameters:
         """(I + aF)⁻¹δ."""
         back = self.retract(delta, a)

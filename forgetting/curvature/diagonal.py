@@ -108,7 +108,10 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         return sum(float(value.sum(dtype=torch.float64)) for value in self._values.values())
 
     def largest(self) -> float:
-        return max((float(value.max()) for value in self._values.values() if value.numel()), default=0.0)
+        return max(self.peaks().values(), default=0.0)
+
+    def peaks(self) -> dict[tuple[str, ...], float]:
+        return {(name,): float(value.max()) if value.numel() else 0.0 for name, value in self._values.items()}
 
     def diagonal(self) -> Parameters:
         return dict(self._values)

@@ -73,6 +73,9 @@ class Identity(Curvature):
     def largest(self) -> float:
         return max(self._scales.values(), default=0.0)
 
+    def peaks(self) -> dict[tuple[str, ...], float]:
+        return {(name,): scale for name, scale in self._scales.items()}
+
     def diagonal(self) -> Parameters:
         return {name: torch.tensor(scale, dtype=torch.float64) for name, scale in self._scales.items()}
 

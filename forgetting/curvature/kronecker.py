@@ -143,6 +143,9 @@ class Kronecker(Curvature):
     def largest(self) -> float:
         return max([self.rest.largest(), *(block.matrix.largest() for block in self.blocks)])
 
+    def peaks(self) -> dict[tuple[str, ...], float]:
+        return {block.names: block.matrix.peak() for block in self.blocks} | self.rest.peaks()
+
     def diagonal(self) -> Parameters:
         return _joined(block.diagonal() for block in self.blocks) | self.rest.diagonal()
 

@@ -8,6 +8,7 @@ from forgetting.fisher.labels import LABELS
 from forgetting.fisher.likelihoods import Categorical, CausalLanguageModel, Likelihood
 from forgetting.fisher.moments import SHARING
 from forgetting.fisher.portable import anchored
+from forgetting.fisher.sensitivity import sensitivity
 
 __all__ = ["APPROXIMATIONS", "LABELS", "SHARING", "Batch", "Bernoulli", "Categorical", "CausalLanguageModel", "Forward",
-           "Gaussian", "Likelihood", "anchored", "diagonal", "kronecker"]
+           "Gaussian", "Likelihood", "anchored", "diagonal", "kronecker", "sensitivity"]

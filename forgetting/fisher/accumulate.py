@@ -89,7 +89,7 @@ class Accumulator:
         if not isinstance(cotangents, Columns):
             self._send_back(run, batch, cotangents)
             return
-        shared = cotangents.shared()
+        shared = cotangents.shared(run.outer())
         self._send_back(run, batch, list(cotangents.vectors[:shared]))
         for examples, vectors in cotangents.left(shared):
             part = choose(batch, examples.tolist(), self._shared)

@@ -105,10 +105,12 @@ class Use:
     def by_examples(self, gradient: Tensor, examples: int) -> tuple[dict[str, Tensor], Tensor]:
         """The sources and the gradient at the output, [examples, repeats, …] each."""
         assert self.step.layout is not None
-        sources = {key: self.step.layouts[key].examples_first(source, examples)
-                   for key, source in self.sources.items() if key in self.step.layouts}
-        return sources, self.step.layout.examples_first(gradient, examples)
+        return self.split(examples), self.step.layout.examples_first(gradient, examples)
 
+    def split(self, examples: int) -> dict[str, Tensor]:
+        """The sources, [examples, repeats, …]."""
+        return {key: self.step.layouts[key].examples_first(source, examples)
+                for key, source in self.sources.items() if key in self.step.layouts}
 
     def release(self) -> None:
         """Let go of what the call was given, as a backward pass does."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _BACKWARD = 2.0  # what a backward pass costs in forward passes: no weight gradients, but their squares
+_OUTER = 0.5  # of a network of outer products alone, whose squares wait for the last column
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,19 @@ class Columns:
     vectors: Tensor
     counts: Tensor
 
-    def shared(self) -> int:
+    def shared(self, outer: bool = False) -> int:
         """How many columns to send back through the whole batch's graph; what is left goes example by example.
 
         The choice that is predicted to cost least: a column on the graph costs a backward pass for every example, one
         off it a forward and a backward pass for those examples alone that need it.
+
+        Args:
+            outer: whether every example's weight gradients are outer products, which are squared once a graph.
         """
-        batch = len(self.counts)
-
-        def cost(columns: int) -> float:
-            left = int((self.counts - columns).clamp(min=0).sum())
-            return columns * batch * _BACKWARD + left * (1 + _BACKWARD)
-
-        return min(range(len(self.vectors) + 1), key=cost)
+        batch, number = self.counts.shape[0], self.vectors.shape[0]
+        taken = torch.arange(number + 1, device=self.counts.device).unsqueeze(1)
+        left = (self.counts - taken).clamp(min=0).sum(1)
+        return int((taken[:, 0] * batch * (_OUTER if outer else _BACKWARD) + left * (1 + _BACKWARD)).argmin())
 
     def left(self, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The work list behind the first ``columns``: (examples, cotangents) in batches of the batch's own size."""
@@ -46,6 +47,64 @@ class Columns:
             yield example[part], self.vectors[column[part], example[part]]
 
 
+@dataclass(frozen=True)
+class Pivoted:
+    """The Cholesky factor of diag(p) − ppᵀ, pivoted by falling probability, in closed form.
+
+    With p₁ ≥ p₂ ≥ … and the tails sₖ = pₖ + pₖ₊₁ + …, what k columns leave is diag(p) − ppᵀ/sₖ₊₁ over the classes
+    behind, whose largest diagonal is at the largest p. So column k is √(pₖsₖ₊₁/sₖ) at its own class and
+    −pᵢ√(pₖ/(sₖsₖ₊₁)) at each class i behind it. Nothing is subtracted: saturated probabilities keep their relative
+    precision.
+
+    Args:
+        p: [..., classes], the largest first.
+        classes: which class stands where.
+        own: a column's entry at its own class.
+        across: what −pᵢ is multiplied with behind it.
+        dtype: of the columns.
+    """
+
+    p: Tensor
+    classes: Tensor
+    own: Tensor
+    across: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, p: Tensor) -> Pivoted:
+        """The factor of these probabilities [..., classes]; all zeros where a position does not count."""
+        ordered, classes = p.double().sort(dim=-1, descending=True, stable=True)
+        tails = _tails(ordered)
+        behind = torch.cat([tails[..., 1:], torch.zeros_like(tails[..., :1])], -1)
+        both = tails * behind
+        across = torch.where(both > 0, ordered / both, 0.0).sqrt()
+        return cls(ordered, classes, across * behind, across, p.dtype)
+
+    def gains(self) -> Tensor:
+        """How much of the trace each column takes, [..., classes − 1]."""
+        squares = self.p.square()
+        return (self.own.square() + self.across.square() * (_tails(squares) - squares).clamp(min=0))[..., :-1]
+
+    def column(self, step: Tensor | int, *cells: Tensor) -> Tensor:
+        """Column ``step`` of every cell, or of the cells that are named by their indices, [..., classes].
+
+        What has no normal square in the dtype that was given is 0: numbers with few bits would slow down every product.
+        """
+        p, classes, own, across = (part[cells] if cells else part for part in
+                                   (self.p, self.classes, self.own, self.across))
+        steps = torch.as_tensor(step, device=p.device).expand(p.shape[:-1]).unsqueeze(-1)
+        number = torch.arange(p.shape[-1], device=p.device)
+        behind = torch.where(number > steps, -p * across.gather(-1, steps), 0.0)
+        entries = torch.where(number == steps, own, behind).to(self.dtype)
+        entries = torch.where(entries.abs() < torch.finfo(self.dtype).tiny ** 0.5, 0.0, entries)
+        return torch.zeros_like(entries).scatter(-1, classes, entries)
+
+
+def _tails(p: Tensor) -> Tensor:
+    """pₖ + pₖ₊₁ + …"""
+    return p.flip(-1).cumsum(-1).flip(-1)
+
+
 def factored(p: Tensor, tolerance: float) -> Columns:
     """Columns of diag(p) − ppᵀ by pivoted Cholesky, the largest over the whole batch first.
 
@@ -53,44 +112,22 @@ def factored(p: Tensor, tolerance: float) -> Columns:
         p: [examples, positions, classes] probabilities; a position of zeros does not count.
         tolerance: the share of the trace, over the batch, that may be dropped.
     """
-    vectors, gains = _cholesky(p.double(), tolerance)
-    examples, positions, steps = gains.shape
-    whole = p.double().sum() - p.double().square().sum()
-    gains = gains.cummin(-1).values  # a cell's columns are kept in its own order
+    factor = Pivoted.of(p)
+    gains = factor.gains().cummin(-1).values  # a cell's columns are kept in its own order
+    examples, steps = len(p), gains.shape[-1]
     falling = gains.reshape(-1).sort(descending=True)
-    kept = torch.zeros_like(falling.values, dtype=torch.bool)
+    whole, kept = factor.gains().sum(), torch.zeros_like(falling.values, dtype=torch.bool)
     # what the columns before this one leave is still too much to drop
     before = falling.values.cumsum(0) - falling.values
     kept[falling.indices] = (whole - before > tolerance * whole) & (falling.values > 0)
-    kept = kept.view(examples, positions * steps)
+    kept = kept.view(examples, -1)
     counts = kept.sum(1)
     number = int(counts.max()) if examples else 0
-    gains = torch.where(kept, gains.reshape(examples, -1), -1.0)
-    order = torch.argsort(gains, dim=1, descending=True, stable=True)[:, :number]
-    found = vectors.new_zeros(number, examples, *p.shape[1:])
-    rows = torch.arange(examples, device=p.device).unsqueeze(1).expand_as(order)
-    slot = torch.arange(number, device=p.device).expand_as(order)
-    there = slot < counts.unsqueeze(1)
-    position, step = order // steps, order % steps
-    found[slot[there], rows[there], position[there]] = vectors[rows[there], position[there], step[there]]
-    return Columns(found.to(p.dtype), counts)
-
-
-def _cholesky(p: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Every cell's columns [examples, positions, steps, classes], and how much trace each takes [.., steps]."""
-    rest = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
-    allowed = tolerance * float(rest.diagonal(dim1=-2, dim2=-1).sum())
-    vectors: list[Tensor] = []
-    gains: list[Tensor] = []
-    for _ in range(p.shape[-1]):
-        diagonal = rest.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-        if vectors and float(diagonal.sum()) <= allowed / 8:
-            break
-        largest, pivot = diagonal.max(-1, keepdim=True)
-        index = pivot.unsqueeze(-2).expand(*pivot.shape[:-1], p.shape[-1], 1)
-        column = rest.gather(-1, index).squeeze(-1)
-        vector = torch.where(largest > 0, column / largest.sqrt().clamp(min=torch.finfo(p.dtype).tiny), 0.0)
-        vectors.append(vector)
-        gains.append(vector.square().sum(-1))
-        rest = rest - vector.unsqueeze(-1) * vector.unsqueeze(-2)
-    return torch.stack(vectors, -2), torch.stack(gains, -1)
+    order = torch.where(kept, gains.reshape(examples, -1), -1.0).argsort(dim=1, descending=True, stable=True)
+    slot = torch.arange(number, device=p.device).expand(examples, number)
+    row, place = (slot < counts.unsqueeze(1)).nonzero(as_tuple=True)
+    cell = order[row, place]
+    position, step = cell // max(1, steps), cell % max(1, steps)
+    found = p.new_zeros(number, *p.shape)
+    found[place, row, position] = factor.column(step, row, position)
+    return Columns(found, counts)

@@ -56,7 +56,8 @@ def diagonal(
             tensor, a tuple or a mapping. Moved to the model's device.
         labels: ``"exact"`` takes the expectation over the model's own predictive; ``"signed"`` the same with one
             random sign a position instead of a backward a position, right in the mean; ``"sampled"`` one draw from it;
-            ``"empirical"`` the data's label; ``"batched"`` the square of the gradient of each batch's MEAN loss,
+            ``"empirical"`` the data's label; ``"reversed"`` the data's label too, of outputs with the other sign, which
+            is not a Fisher either (EWC-DR); ``"batched"`` the square of the gradient of each batch's MEAN loss,
             averaged over batches, which is not a Fisher and exists to reproduce others.
         likelihood: what the outputs mean; ``None`` serves outputs [examples, classes] with integer targets.
         forward: ``forward(model, batch) -> (outputs, targets)`` for batches or models of another shape.
@@ -108,21 +109,36 @@ def diagonal(
         (torch.Size([3, 2]), 4, {'weight': 'linear'})
     """
     check_arguments(labels, tolerance, examples)
-    ranks, enough = Ranks(process_group), following(precision, process_group, labels)
-    model = unwrapped(model)
+    generator = generator or torch.Generator().manual_seed(Ranks(process_group).rank)
+    return averaged(model, data, Labels(labels, likelihood, task_columns(outputs), tolerance, generator),
+                    forward=forward or default_forward, parameters=parameters, examples=examples, memory=memory,
+                    progress=progress, precision=precision, process_group=process_group)
+
+
+def averaged(
+    model: nn.Module,
+    data: Iterable[Batch],
+    meaning: Labels,
+    *,
+    forward: Forward,
+    parameters: Selection,
+    examples: int | None,
+    memory: int,
+    progress: bool,
+    process_group: torch.distributed.ProcessGroup | None,
+    precision: float | None = None,
+    power: int = 2,
+) -> Diagonal:
+    """The mean over examples of |Jᵀv|^power, summed over the vectors v that ``meaning`` gives; see :func:`diagonal`."""
+    ranks, enough = Ranks(process_group), following(precision, process_group, meaning.kind)
+    model, batched = unwrapped(model), meaning.kind == "batched"
     refuse_batch_statistics(model)
     batches, seen = 0, 0
     with whole(model, together=process_group is not None) as back, evaluating(model), recurrence_without_cudnn(model):
         chosen = _learning(model, parameters)
-        sums = Accumulator(
-            adapter=Adapter(model, forward or default_forward),
-            parameters=chosen,
-            labels=Labels(labels, likelihood, task_columns(outputs), tolerance,
-                          generator or torch.Generator().manual_seed(ranks.rank)),
-            memory=memory,
-        )
+        sums = Accumulator(Adapter(model, forward), chosen, meaning, memory, power)
+        add = sums.add_batched if batched else sums.add
         device = next(iter(chosen.values())).device
-        add = sums.add_batched if labels == "batched" else sums.add
         limited = first(data, examples)
         with ranks.together(), shown(data, limited, examples, progress and ranks.rank == 0) as stream:
             for batch in stream:
@@ -135,9 +151,9 @@ def diagonal(
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
     if enough is not None:
         enough.finish()
-    divisor = batches if labels == "batched" else seen
+    divisor = batches if batched else seen
     means = back({name: total / divisor for name, total in sums.sums.items()})
-    return Diagonal(means, examples=seen, labels=labels, routes=ranks.known(sums.routes, "unused"),
+    return Diagonal(means, examples=seen, labels=meaning.kind or None, routes=ranks.known(sums.routes, "unused"),
                     standard_error=enough.standard_error if enough is not None else None)
 
 
@@ -160,15 +176,20 @@ def recurrence_without_cudnn(model: nn.Module) -> contextlib.AbstractContextMana
 
 def check_arguments(labels: str, tolerance: float, examples: int | None) -> None:
     """Raise for arguments out of their range, or without effect."""
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("inside torch.inference_mode() there are no gradients to square: leave it, or use "
-                           "torch.no_grad(), which is lifted here")
+    check_surroundings(examples)
     if labels not in LABELS:
         raise ValueError(f"labels={labels!r} is not one of {', '.join(LABELS)}")
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is a share of the predictive trace in [0, 1), got {tolerance}")
     if tolerance and labels != "exact":
         raise ValueError(f'tolerance={tolerance} drops backwards of labels="exact"; labels={labels!r} has none to drop')
+
+
+def check_surroundings(examples: int | None) -> None:
+    """Raise where there are no gradients to be had, or no examples asked for."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("inside torch.inference_mode() there are no gradients to square: leave it, or use "
+                           "torch.no_grad(), which is lifted here")
     if examples is not None and examples < 1:
         raise ValueError(f"examples= must be at least 1, got {examples}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from forgetting.fisher.columns import Columns
 from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 
-LABELS = ("exact", "signed", "sampled", "empirical", "batched")
+LABELS = ("exact", "signed", "sampled", "empirical", "reversed", "batched")
 _IGNORED = -1  # no column has this number, whatever ignore_index the data uses
 
 
@@ -59,12 +59,13 @@ class Labels:
             return list(likelihood.signed(outputs, targets, self.generator))
         if self.kind == "sampled":
             return [likelihood.sampled(outputs, targets, self.generator)]
+        if self.kind == "reversed":
+            return [_reversed(likelihood, outputs, targets)]
         return [likelihood.empirical(outputs, targets)]
 
     def _checked(self, outputs: Tensor, targets: Tensor) -> tuple[Likelihood, Tensor]:
         """The likelihood, and the targets as it takes them; raises where they do not fit."""
-        if outputs.numel() and not all(math.isfinite(end.item()) for end in torch.aminmax(outputs)):
-            raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
+        finite(outputs)
         if targets.is_floating_point() and not torch.isfinite(targets).all():
             raise ValueError("the targets are not finite, so the loss is not; check the data before consolidating")
         if targets.ndim == 0 or len(targets) != len(outputs):
@@ -101,6 +102,20 @@ class Labels:
         lookup = targets.new_zeros(int(columns.max()) + 1)
         lookup[columns] = torch.arange(len(columns), device=targets.device)
         return lookup[targets.masked_fill(ignored, int(columns[0]))].masked_fill(ignored, _IGNORED)
+
+
+def finite(outputs: Tensor) -> None:
+    """Raise where an output is not finite."""
+    if outputs.numel() and not all(math.isfinite(end.item()) for end in torch.aminmax(outputs)):
+        raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
+
+
+def _reversed(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The score of the data's own targets at the outputs with the other sign: e_label − softmax(−z)."""
+    if not isinstance(likelihood, Categorical):
+        raise ValueError(f'labels="reversed" turns the sign of the scores of classes; {type(likelihood).__name__} has '
+                         'none: use labels="exact"')
+    return likelihood.empirical(-outputs, targets)
 
 
 def _shown(columns: list[int]) -> str:

@@ -131,12 +131,20 @@ class Ledger:
         if use in self._kept:
             self._gradients[use] = (sources, g)
         if self.several and totals and use.rule.separates(sources, use.call):
-            added = powered(widened(g), self.power)
-            self._squares[use] = (sources, self._squares[use][1] + added if use in self._squares else added)
+            self._add_powers(use, sources, widened(g))
         elif totals:
             use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)
         if not (self.several or tied or use in self._kept):
             use.release()
+
+    def _add_powers(self, use: Use, sources: Mapping[str, Tensor], g: Tensor) -> None:
+        """Σ over cotangents of |gradient at the output|^power, which is multiplied with the input's once."""
+        if use not in self._squares:
+            self._squares[use] = (sources, powered(g, self.power))
+        elif self.power == 2:
+            self._squares[use][1].addcmul_(g, g)
+        else:
+            self._squares[use][1].add_(g.abs())
 
     def settle(self) -> None:
         """At the end of one cotangent's backward: what had to wait for a parameter's other uses."""
@@ -150,9 +158,8 @@ class Ledger:
     def close(self) -> None:
         """At the end of the batch."""
         with torch.no_grad():
-            for use, (sources, added) in self._squares.items():
-                root = added.sqrt() if self.power == 2 else added
-                use.rule.accumulate(sources, root, use.call, self._totals[use], self.power, self.memory)
+            for use, (sources, powers) in self._squares.items():
+                use.rule.accumulate_separated(sources, powers, self._totals[use], self.power)
         for operand, name, total in self._selected:
             (moved,) = torch.autograd.grad(
                 operand.tensor, [self.parameters[name]], total.to(operand.tensor.dtype), retain_graph=True)

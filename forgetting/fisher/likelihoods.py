@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from forgetting.fisher.columns import Columns, factored
+from forgetting.fisher.columns import Columns, Pivoted, factored
 
 EXACT_CAP = 256
 _SMALLEST = 2.0**-54
@@ -118,7 +118,7 @@ class Categorical(Likelihood):
         p = self._predictive(outputs, targets)
         cap(p.shape[1] * p.shape[2], f"{p.shape[1]} positions × {p.shape[2]} outputs")
         for position in range(p.shape[1]):
-            for vector in _classwise(p[:, position]) if (p[:, position] > 0).any() else ():
+            for vector in _falling(p[:, position]) if (p[:, position] > 0).any() else ():
                 whole = torch.zeros_like(p)
                 whole[:, position] = vector
                 yield whole.reshape(outputs.shape).to(outputs.dtype)
@@ -133,7 +133,7 @@ class Categorical(Likelihood):
         p = self._predictive(outputs, targets)
         cap(p.shape[2], f"{p.shape[2]} outputs", "signed")
         signs = random_signs(p.shape, generator, p)
-        for c, vector in enumerate(_classwise(p)):
+        for c, vector in enumerate(_falling(p)):
             yield (vector * signs[..., c : c + 1]).reshape(outputs.shape).to(outputs.dtype)
 
     def _predictive(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -167,12 +167,11 @@ class Categorical(Likelihood):
         return score.to(outputs.dtype)
 
 
-def _classwise(p: Tensor) -> Iterator[Tensor]:
-    """√p_c·(e_c − p), whose squares add up to diag(p) − ppᵀ."""
-    for c in range(p.shape[-1]):
-        vector = -p
-        vector[..., c] += p.sum(-1)
-        yield vector * p[..., c : c + 1].sqrt()
+def _falling(p: Tensor) -> Iterator[Tensor]:
+    """One vector a class but one, whose squares add up to diag(p) − ppᵀ: its rank is one less than its classes."""
+    factor = Pivoted.of(p)
+    for step in range(p.shape[-1] - 1):
+        yield factor.column(step)
 
 
 class CausalLanguageModel(Categorical):

@@ -37,6 +37,11 @@ class Pass:
     root: Tensor
     inbox: Inbox
 
+    def outer(self) -> bool:
+        """Whether every use's gradient of an example is an outer product of its input and its gradient."""
+        return self.uses is not None and all(
+            not use.sources or use.rule.separates(use.split(len(self.outputs)), use.call) for use in self.uses)
+
 
 def leaves(output: Tensor) -> Iterator[Tensor]:
     """The leaf tensors that an output depends on."""

@@ -59,7 +59,7 @@ class Precision:
             return
         few = f" ({self._seen} batches; fewer than {self.batches} say too little)" if self._seen < self.batches else ""
         warnings.warn(f"the data ended after {self._count} examples before the trace was known to the asked precision "
-                      f"{self.wanted:g}: its standard error is {self.standard_error}{few}", stacklevel=3)
+                      f"{self.wanted:g}: its standard error is {self.standard_error}{few}", stacklevel=4)
 
     @property
     def standard_error(self) -> float | None:

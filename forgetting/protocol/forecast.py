@@ -46,21 +46,25 @@ def forecast(recipe: Recipe, sequence: TaskSequence, model: nn.Module) -> Foreca
         >>> recipe = Recipe("digits-transfer", methods.get("l2sp"))
         >>> sequence = recipe.sequence_of(0)
         >>> forecast(recipe, sequence, recipe.model_of(sequence, 0)).bytes
-        104488
+        104496
     """
-    if recipe.method.regularizer is None:
+    makers = [part.regularizer for part in recipe.method.parts if part.regularizer is not None]
+    if not makers:
         return None
     source = sequence[0].train
-    examples = min(len(source), int(recipe.method.settings.get("examples") or len(source)))
-    size = min(recipe.batch, examples)
-    seconds = 0.0
-    for _ in range(2):
-        regularizer = recipe.method.regularizer()
-        batch = source.subset(torch.arange(size)).to(recipe.device).batches(size)
-        began = time.perf_counter()
-        regularizer.consolidate(model, batch, outputs=sequence.columns(0, 1))
-        seconds = (time.perf_counter() - began) * examples / size
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
+    wanted = [int(part.settings.get("examples") or len(source)) for part in recipe.method.parts if part.regularizer]
+    seconds, kept = 0.0, 0
+    for make, most in zip(makers, wanted, strict=True):
+        examples = min(len(source), most)
+        size = min(recipe.batch, examples)
+        for _ in range(2):
+            regularizer = make()
+            batch = source.subset(torch.arange(size)).to(recipe.device).batches(size)
+            began = time.perf_counter()
+            regularizer.consolidate(model, batch, outputs=sequence.columns(0, 1))
+            took = (time.perf_counter() - began) * examples / size
+        seconds += took
+        kept += sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
     return Forecast(seconds, kept)
 
 

@@ -25,11 +25,12 @@ from forgetting.protocol.measure import (
     running_statistics,
     weights_fingerprint,
 )
+from forgetting.protocol.method import Schedule, Situation
 from forgetting.protocol.monitor import Monitor
 from forgetting.protocol.recipe import DTYPES, OPTIMIZERS, Recipe, derive, seeded
 from forgetting.protocol.result import Result, packed
 from forgetting.protocol.train import Lesson, train
-from forgetting.regularizers import Regularizer
+from forgetting.rehearsal import Rehearsal
 
 
 class Learning:
@@ -52,7 +53,8 @@ class Learning:
         if callable(recipe.network):
             self.fingerprint += weights_fingerprint(self.model)
         self.key = recipe.key(seed, self.fingerprint)
-        self.regularizer = recipe.method.regularizer() if recipe.method.regularizer else None
+        self.parts = recipe.method.parts
+        self.regularizers = {part.name: part.regularizer() for part in self.parts if part.regularizer}
         self.learned = 0
         self.pretraining: dict[str, Any] = {}
         self.trained: list[dict[str, Any]] = []
@@ -76,7 +78,7 @@ class Learning:
         lesson = Lesson.of([self.sequence[0].train], [self.sequence.columns(0, 1)], self.sequence.classes)
         optimizer = self._optimizer(self.model.parameters(), recipe.pretraining_rate)
         monitor = Monitor(self.model, self.sequence.tasks[:1], every=recipe.every)
-        logbook = Logbook(monitor, {"task": 1, "name": self.sequence[0].name, "phase": "pretraining"}, None,
+        logbook = Logbook(monitor, {"task": 1, "name": self.sequence[0].name, "phase": "pretraining"}, (),
                           f"of the pretraining with rate {recipe.pretraining_rate}: lower pretraining_rate",
                           self.observe)
         started = clock(recipe.device)
@@ -89,19 +91,15 @@ class Learning:
 
     def learn(self, number: int) -> None:
         """Learn one task more and test on all."""
-        recipe, method = self.recipe, self.recipe.method
-        if method.joint and number > 1:
+        recipe = self.recipe
+        if recipe.method.joint and number > 1:
             self.model.load_state_dict(self.given)
-        before = copy.deepcopy(self.model.state_dict()) if method.average or method.curve else {}
+        situation = self._situation(number)
         with seeded(derive(self.seed, "task", number), recipe.device), Peak(recipe.device) as peak:
-            consolidation = self._consolidate(number, self.regularizer) if self.regularizer and number > 1 else 0.0
-            training = self._train(number)
-        if number > 1 and method.curve is not None:
-            for amount, model in method.curve(self.model, before):
-                accuracy = list(self._monitor(number, model).measure().values())
-                self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
-        if number > 1 and method.average is not None:
-            method.average(self.model, before)
+            consolidation = self._consolidate(number) if self.regularizers and number > 1 else 0.0
+            training = self._train(number, situation)
+            if number > 1:
+                self._look_back(number, situation)
         self.learned = number
         self._measure(number)
         if number == 1:
@@ -115,8 +113,8 @@ class Learning:
 
     def state(self) -> dict[str, Any]:
         """All tensors that the next task builds on."""
-        state = None if self.regularizer is None else self.regularizer.state_dict()
-        return {"model": dict(self.model.state_dict()), "regularizer": state, "statistics": self.statistics}
+        states = {name: regularizer.state_dict() for name, regularizer in self.regularizers.items()}
+        return {"model": dict(self.model.state_dict()), "regularizers": states, "statistics": self.statistics}
 
     def progress(self) -> dict[str, Any]:
         """All figures so far, in plain data."""
@@ -127,8 +125,8 @@ class Learning:
         self.learned, self.trained = progress["learned"], progress["trained"]
         self.figures = dict(progress["figures"])
         self.model.load_state_dict(state["model"])
-        if self.regularizer is not None:
-            self.regularizer.load_state_dict(state["regularizer"])
+        for name, regularizer in self.regularizers.items():
+            regularizer.load_state_dict(state["regularizers"][name])
         self.statistics = state["statistics"]
         self.observe({"event": "resume", **self._where(self.learned)})
 
@@ -143,61 +141,93 @@ class Learning:
             "drift": drift(self.model, self.given), "restored": self._restored(), "provenance": about,
         })
 
-    def _consolidate(self, number: int, regularizer: Regularizer) -> float:
-        """Let the regularizer absorb the task before; the seconds that took."""
+    def _consolidate(self, number: int) -> float:
+        """Let the regularizers absorb the task before; the seconds that took."""
         started = clock(self.recipe.device)
-        mixed = torch.Generator().manual_seed(derive(self.seed, "consolidation", number))  # the first n are a sample
-        data = self.sequence[number - 2].train.batches(self.recipe.batch, shuffle=True, generator=mixed)
-        regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
+        for regularizer in self.regularizers.values():
+            mixed = torch.Generator().manual_seed(derive(self.seed, "consolidation", number))  # the first n: a sample
+            data = self.sequence[number - 2].train.batches(self.recipe.batch, shuffle=True, generator=mixed)
+            regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
         seconds = clock(self.recipe.device) - started
         self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})
         return seconds
 
-    def _train(self, number: int) -> float:
+    def _train(self, number: int, situation: Situation) -> float:
         """Train on one task; the seconds that took, without those of measuring."""
-        recipe, method = self.recipe, self.recipe.method
+        recipe = self.recipe
         lesson = self._lesson(number)
-        columns = [self.sequence.columns(task, number) for task in range(number)]
-        monitor = Monitor(self.model, self.sequence.tasks[:number], every=recipe.every, columns=columns)
-        penalised = self.regularizer if number > 1 else None
-        steps = lesson.steps(recipe.batch, recipe.epochs)
-        where = {**self._where(number), "steps": steps}
-        logbook = Logbook(monitor, where, penalised, self._advice(number), self.observe)
-        inputs, _ = next(iter(self.sequence[number - 1].train.batches(recipe.batch)))
+        monitor = Monitor(self.model, self.sequence.tasks[:number], every=recipe.every,
+                          columns=list(situation.columns))
+        acting = [part for part in self.parts if part.regularizer and number > 1]
+        terms, by_hooks = ([self.regularizers[part.name] for part in acting if (part.mode == "loss") is in_loss]
+                           for in_loss in (True, False))
+        logbook = Logbook(monitor, {**self._where(number), "steps": situation.steps}, by_hooks, self._advice(number),
+                          self.observe)
         started = clock(recipe.device)
         with contextlib.ExitStack() as undo:
-            optimizer, schedule = self._tools(number, inputs, steps, undo)
+            optimizer, schedules = self._tools(number, situation, undo)
             train(self.model, lesson, optimizer, self._batches(lesson, number, recipe.epochs), logbook,
-                  regularizer=penalised if method.mode == "loss" else None, schedule=schedule)
+                  regularizers=terms, schedules=schedules)
             logbook.close()
         self.figures["steps"] += logbook.steps
         self.figures["penalties"] += logbook.penalties
         return clock(recipe.device) - started - logbook.seconds
 
-    def _tools(self, number: int, inputs: Tensor, steps: int,
-               undo: contextlib.ExitStack) -> tuple[Optimizer, LRScheduler | None]:
-        """Optimizer and schedule of a task, with all that the method holds fast until ``undo``.
+    def _situation(self, number: int) -> Situation:
+        """What the method may look at."""
+        task, batch = self.sequence[number - 1], self.recipe.batch
+        inputs, _ = next(iter(task.train.batches(batch)))
+        columns = tuple(self.sequence.columns(earlier, number) for earlier in range(number))
+        steps = self._lesson(number).steps(batch, self.recipe.epochs)
+        looking_back = any(part.average or part.curve or part.follow for part in self.parts)
+        start = copy.deepcopy(self.model.state_dict()) if looking_back else {}
+        return Situation(task, tuple(self.sequence.tasks[: number - 1]), inputs, columns, steps, batch, start)
+
+    def _tools(self, number: int, situation: Situation,
+               undo: contextlib.ExitStack) -> tuple[Optimizer, list[Schedule]]:
+        """Optimizer and schedules of a task, with all that the method holds fast until ``undo``.
 
         The source is learned alike by all methods: their pieces act on the tasks after it. Only a regularizer listens
         from the beginning.
         """
-        recipe, method = self.recipe, self.recipe.method
-        parameters, rate, schedule = None, recipe.rate, None
+        parameters, rate, schedules = None, self.recipe.rate, []
         if number > 1:
-            rate *= method.rate
-            norms = recipe.norm_statistics or ("still" if self.sequence.pretrained else "moving")
+            rate *= self.recipe.method.rate
+            norms = self.recipe.norm_statistics or ("still" if self.sequence.pretrained else "moving")
             if norms == "still" and self.statistics:
                 undo.enter_context(still(self.model))
-            if method.prepare is not None:
-                undo.enter_context(method.prepare(self.model, self.sequence[number - 1], inputs))
-            if method.groups is not None:
-                parameters = method.groups(self.model, rate, inputs)
+            for part in self.parts:
+                if part.prepare is not None:
+                    undo.enter_context(part.prepare(self.model, situation))
+            makers = [part.groups for part in self.parts if part.groups is not None]
+            parameters = makers[0](self.model, rate, situation) if makers else None
         optimizer = self._optimizer(parameters or self.model.parameters(), rate)
-        if number > 1 and method.schedule is not None:
-            schedule = method.schedule(optimizer, steps)
-        if self.regularizer is not None:
-            undo.enter_context(self.regularizer.attach(self.model, optimizer, mode=method.mode))
-        return optimizer, schedule
+        if number > 1:
+            schedules = [part.schedule(optimizer, situation) for part in self.parts if part.schedule is not None]
+            if sum(isinstance(schedule, LRScheduler) for schedule in schedules) > 1:
+                raise ValueError(f"method {self.recipe.method.name!r} has several schedules that set the rate; the "
+                                 "last would undo the others: combine methods of which one does")
+        alike = len({tuple(own) for own in situation.columns}) == 1
+        for part in self.parts:
+            if part.regularizer is not None:
+                regularizer = self.regularizers[part.name]
+                if isinstance(regularizer, Rehearsal):
+                    regularizer.columns = situation.columns[-1] if alike else None
+                undo.enter_context(regularizer.attach(self.model, optimizer, mode=part.mode))
+        for part in self.parts:  # after the regularizers: an average is of the weights that a proximal step leaves
+            if part.follow is not None and number > 1:
+                undo.enter_context(part.follow(self.model, optimizer, situation))
+        return optimizer, schedules
+
+    def _look_back(self, number: int, situation: Situation) -> None:
+        """What methods do with the weights before and after a task."""
+        for part in self.parts:
+            if part.curve is not None:
+                for amount, model in part.curve(self.model, situation):
+                    accuracy = list(self._monitor(number, model).measure().values())
+                    self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
+            if part.average is not None:
+                part.average(self.model, situation)
 
     def _optimizer(self, parameters: Any, rate: float) -> Optimizer:
         """A new optimizer of the recipe's kind."""
@@ -250,11 +280,12 @@ class Learning:
     def _advice(self, number: int) -> str:
         """The end of an error about numbers that are not finite."""
         method, rate = self.recipe.method, self.recipe.rate * (self.recipe.method.rate if number > 1 else 1)
-        strength = f" with strength {method.settings['strength']}" if "strength" in method.settings else ""
+        strengths = [value for key, value in method.settings.items() if key.rpartition(".")[2] == "strength"]
+        strength = f" with strength {' and '.join(map(str, strengths))}" if strengths else ""
         remedy = "lower the rate"
-        if self.regularizer is not None and method.mode != "proximal":
+        if any(part.regularizer and part.mode != "proximal" for part in self.parts):
             remedy += " or the strength"
-            if "proximal" in self.regularizer.modes:
+            if any("proximal" in regularizer.modes for regularizer in self.regularizers.values()):
                 remedy += ", or choose mode='proximal', which is stable at any strength"
         return (f"of task {number} ({self.sequence[number - 1].name}), method {method.name!r}{strength}, rate {rate}: "
                 f"{remedy}. Tasks that were finished before stay in the store")

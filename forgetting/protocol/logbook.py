@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,15 +31,14 @@ class Logbook:
     Args:
         monitor: tests on the tasks so far.
         where: what every record and event says: ``task`` (its number) and what else identifies it.
-        regularizer: whose penalty is measured apart from the loss; None for a method without one, and while a
-            first task is learned from scratch, where every penalty is 0.
+        by_hooks: regularizers whose pull is no term of the loss; their penalties are measured together with the terms.
         advice: the end of the error about a loss that is not finite.
         observe: receives a dict at every measurement.
     """
 
-    def __init__(self, monitor: Monitor, where: dict[str, Any], regularizer: Regularizer | None, advice: str,
+    def __init__(self, monitor: Monitor, where: dict[str, Any], by_hooks: Sequence[Regularizer], advice: str,
                  observe: Callable[[dict[str, Any]], None]) -> None:
-        self.monitor, self.where, self.regularizer = monitor, where, regularizer
+        self.monitor, self.where, self.by_hooks = monitor, where, by_hooks
         self.advice, self.observe = advice, observe
         self.steps: list[dict[str, Any]] = []
         self.penalties: list[dict[str, Any]] = []
@@ -53,14 +52,15 @@ class Logbook:
         """Whether the present step is measured."""
         return self._step % self.monitor.every == 0
 
-    def before(self, task_loss: Tensor, loss: Tensor, inputs: Tensor, logits: Tensor) -> None:
-        """Called once a step, before the backward pass."""
+    def before(self, task_loss: Tensor, loss: Tensor, inputs: Tensor, logits: Tensor, terms: Sequence[Tensor]) -> None:
+        """Called once a step, before the backward pass; ``terms``: the penalties in the loss, each computed once."""
         self._step += 1
         self._losses.append(loss.detach())
         self._task_losses.append(task_loss.detach())
-        if self.due and self.regularizer is not None:
+        if self.due and (terms or self.by_hooks):
             started = time.perf_counter()
-            penalty = self.regularizer.penalty(self.monitor.model, inputs, logits)
+            others = [regularizer.penalty(self.monitor.model, inputs, logits) for regularizer in self.by_hooks]
+            penalty = torch.stack([*terms, *others]).sum()
             pull = gradient_norm(penalty, self.monitor.model)
             gradient = gradient_norm(task_loss, self.monitor.model)
             self.penalties.append({"task": self.where["task"], "step": self._step, "penalty": float(penalty.detach()),

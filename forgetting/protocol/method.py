@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from forgetting.parameters import Handle
 
@@ -20,6 +19,43 @@ if TYPE_CHECKING:
 
 MODES = ("loss", "gradient", "proximal")
 Setting = float | int | str | bool | None
+
+
+class Schedule(Protocol):
+    """What is stepped once after each of the optimizer's steps: an ``LRScheduler``, a gradual unfreezing."""
+
+    def step(self) -> None:
+        """Go on by one step."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a method may look at when a task begins.
+
+    Args:
+        task: which will be learned.
+        before: the tasks learned so far, the last one last.
+        inputs: one batch of the task's inputs.
+        columns: the logits columns in which each task so far is scored, the new one's last.
+        steps: of the optimizer, until the task is learned.
+        batch: examples a step.
+        start: the model's state dict before the task, a copy; empty for a method that has neither ``follow`` nor
+            ``average`` nor ``curve``.
+
+    Example:
+        >>> from forgetting.tasks import sequence
+        >>> first, second = sequence("digits-transfer")
+        >>> Situation(second, (first,), second.test.inputs[:4], (range(10), range(10)), 50, 4, {}).steps
+        50
+    """
+
+    task: Task
+    before: tuple[Task, ...]
+    inputs: Tensor
+    columns: tuple[Sequence[int], ...]
+    steps: int
+    batch: int
+    start: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,16 +71,18 @@ class Method:
         regularizer: makes a fresh regularizer for a run.
         mode: how its pull reaches the weights: a ``"loss"`` term, a ``"gradient"`` added once a step, or
             ``"proximal"``, a step of its own after the optimizer's.
-        prepare: ``(model, task, inputs) -> Handle``, called before each task after the source, undone after it;
-            ``inputs`` is one batch of the task. Freezing lives here.
-        groups: ``(model, rate, inputs) -> parameter groups`` for the optimizer; layer-wise rates live here.
+        prepare: ``(model, situation) -> Handle``, called before each task after the source and before its optimizer is
+            made, undone after it. Freezing and adapters live here.
+        groups: ``(model, rate, situation) -> parameter groups`` for the optimizer; layer-wise rates live here.
         rate: factor on the recipe's rate, for the tasks after the source.
-        schedule: ``(optimizer, steps) -> LRScheduler``, made anew for each task.
+        schedule: ``(optimizer, situation) ->`` what is stepped once after each of its steps, made anew for each task.
+        follow: ``(model, optimizer, situation) -> Handle``: hooks on the optimizer for one task. Averages during
+            training and gradual unfreezing live here.
         joint: train on all tasks so far, from the model as given: the ceiling.
-        average: ``(model, before)``: changes the weights after each task that had a model before it; ``before``
-            is that model's state dict.
-        curve: ``(model, before) -> pairs (amount, model)``: models on the line between those before and after a
+        average: ``(model, situation)``: changes the weights after each task that had a model before it.
+        curve: ``(model, situation) -> pairs (amount, model)``: models on the line between those before and after a
             task, each of which is tested; it leaves the model as it was.
+        combined: the methods that this one is made of (see :func:`combine`), which then has no pieces of its own.
 
     Raises:
         ValueError: for a mode that does not exist.
@@ -59,13 +97,15 @@ class Method:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     regularizer: Callable[[], Regularizer] | None = None
     mode: str = "loss"
-    prepare: Callable[[nn.Module, Task, Tensor], Handle] | None = None
-    groups: Callable[[nn.Module, float, Tensor], list[dict[str, Any]]] | None = None
+    prepare: Callable[[nn.Module, Situation], Handle] | None = None
+    groups: Callable[[nn.Module, float, Situation], list[dict[str, Any]]] | None = None
     rate: float = 1.0
-    schedule: Callable[[Optimizer, int], LRScheduler] | None = None
+    schedule: Callable[[Optimizer, Situation], Schedule] | None = None
+    follow: Callable[[nn.Module, Optimizer, Situation], Handle] | None = None
     joint: bool = False
-    average: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
-    curve: Callable[[nn.Module, Mapping[str, Tensor]], Iterable[tuple[float, nn.Module]]] | None = None
+    average: Callable[[nn.Module, Situation], None] | None = None
+    curve: Callable[[nn.Module, Situation], Iterable[tuple[float, nn.Module]]] | None = None
+    combined: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-]+", self.name):
@@ -83,8 +123,15 @@ class Method:
                     "they are plain values: a number, a text, a truth value or None"
                 )
 
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The methods whose pieces act: the combined ones, or this one."""
+        return self.combined or (self,)
+
     def pieces(self) -> dict[str, Any]:
         """What the regularizer says of itself (its class and plain attributes), for the run's hash."""
+        if self.combined:
+            return {part.name: part.pieces() for part in self.combined}
         if self.regularizer is None:
             return {}
         fresh = self.regularizer()
@@ -93,5 +140,37 @@ class Method:
 
     def as_data(self) -> dict[str, Any]:
         """Name, settings and plain fields, ready for JSON."""
-        return {"name": self.name, "settings": dict(self.settings), "mode": self.mode, "rate": self.rate,
-                "joint": self.joint}
+        own = {"name": self.name, "settings": dict(self.settings), "mode": self.mode, "rate": self.rate,
+               "joint": self.joint}
+        return {**own, "combined": [part.as_data() for part in self.combined]} if self.combined else own
+
+
+def combine(*methods: Method) -> Method:
+    """Methods that act together: penalties add up, rates multiply, freezing and adapters hold at the same time.
+
+    Hooks and what changes weights after a task run in the order given. At most one of them may make the optimizer's
+    parameter groups, at most one may walk a curve, and at most one may set rates by an ``LRScheduler``.
+
+    Args:
+        methods: at least two, each of another name.
+
+    Raises:
+        ValueError: for fewer, for a name that comes twice, or where two make parameter groups or a curve.
+
+    **Cost**: the sum of its parts.
+
+    Example:
+        >>> combine(Method("slow", rate=0.5), Method("slower", {"rate": 0.1}, rate=0.1)).name
+        'slow+slower'
+    """
+    parts = [part for method in methods for part in method.parts]
+    names = [part.name for part in parts]
+    if len(parts) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"combine takes at least two methods, each of another name, got {', '.join(names) or 'none'}")
+    for piece in ("groups", "curve"):
+        makers = [part.name for part in parts if getattr(part, piece) is not None]
+        if len(makers) > 1:
+            raise ValueError(f"{' and '.join(makers)} cannot be combined: each brings its own {piece}")
+    settings = {f"{part.name}.{key}": value for part in parts for key, value in part.settings.items()}
+    return Method("+".join(names), settings, rate=math.prod(part.rate for part in parts),
+                  joint=any(part.joint for part in parts), combined=tuple(parts))

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from forgetting.tasks import Examples, join
 
 if TYPE_CHECKING:
     from forgetting.protocol.logbook import Logbook
+    from forgetting.protocol.method import Schedule
     from forgetting.regularizers import Regularizer
 
 
@@ -75,8 +75,10 @@ class Lesson:
         return epochs * -(-len(self.examples) // size)
 
 
-def scalar(penalty: object, regularizer: Regularizer) -> Tensor:
-    """A penalty, where it is one."""
+def term(regularizer: Regularizer, model: nn.Module, inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """A penalty, where it is a scalar; only what asks for them is told the targets."""
+    told = {"targets": targets} if getattr(regularizer, "needs_targets", False) else {}
+    penalty: object = regularizer.penalty(model, inputs, logits, **told)
     if not isinstance(penalty, Tensor) or penalty.ndim:
         found = f"shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else type(penalty).__name__
         raise TypeError(f"{type(regularizer).__name__}.penalty returned {found}, expected a scalar tensor "
@@ -91,8 +93,8 @@ def train(
     batches: Iterable[tuple[Tensor, Tensor]],
     logbook: Logbook,
     *,
-    regularizer: Regularizer | None = None,
-    schedule: LRScheduler | None = None,
+    regularizers: Sequence[Regularizer] = (),
+    schedules: Sequence[Schedule] = (),
 ) -> None:
     """The loop: forward, task loss, penalty, backward, step, schedule.
 
@@ -102,18 +104,19 @@ def train(
         optimizer: of its parameters; a regularizer in gradient or proximal mode is attached to it.
         batches: inputs and targets of each step.
         logbook: writes down losses, norms and accuracies.
-        regularizer: whose penalty is a term of the loss; None where there is none, or where it acts by hooks.
-        schedule: stepped after every step.
+        regularizers: whose penalties are terms of the loss; none that acts by hooks.
+        schedules: stepped after every step.
     """
     for inputs, targets in batches:
         logits = logits_of(model(inputs))
         task_loss = loss = lesson.loss(logits, targets)
-        if regularizer is not None:
-            loss = task_loss + scalar(regularizer.penalty(model, inputs, logits), regularizer)
-        logbook.before(task_loss, loss, inputs, logits)
+        terms = [term(regularizer, model, inputs, logits, targets) for regularizer in regularizers]
+        for penalty in terms:
+            loss = loss + penalty
+        logbook.before(task_loss, loss, inputs, logits, terms)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if schedule is not None:
+        for schedule in schedules:
             schedule.step()
         logbook.after()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from difflib import get_close_matches
 from numbers import Real
 from typing import Any, ClassVar
@@ -15,7 +16,8 @@ from torch.optim import Optimizer
 
 from forgetting.curvature import Curvature, restored
 from forgetting.parameters import Handle
-from forgetting.regularizers.steps import Action, minimising, optimized, register
+from forgetting.regularizers.doubled import pulling
+from forgetting.regularizers.steps import Action, Step, minimising, optimized, register
 
 MODES = ("loss", "gradient", "proximal")
 
@@ -140,13 +142,21 @@ class Regularizer(ABC):
             A handle, which is a context manager with ``remove()``.
 
         Raises:
+            TypeError: for what is no torch optimizer, such as the model where the two came swapped.
             ValueError: for a mode that the class does not offer, an optimizer that holds none of the model's
                 parameters or climbs (``maximize=True``), or where it is attached already.
             RuntimeError: at a step with a closure in "gradient" mode, which would change gradients that the closure
                 then overwrites (fault F18).
 
+        Warns:
+            UserWarning: once a cause, with the figures. Under SGD, at once and whenever a consolidation, the strength
+                or a rate changes: where an explicit pull makes each step overshoot further than the one before (rate ×
+                (strength × largest eigenvalue + weight decay) > 2; with momentum m and dampening τ > 2(1+m)/(1−τ);
+                Nesterov > 2(1+m)/(1+2m)), and where it is too weak to be felt in a million steps. Of Adam and its
+                relatives nothing is claimed. Where a regularizer that pulls by itself has its penalty in the loss, too.
+
         **Cost**: "loss" and "proximal" nothing before the step; "gradient" and "proximal" one pass over the
-        weights a step, without a graph.
+        weights a step, without a graph. Under SGD the largest importances are looked for once a consolidation.
         """
         if mode not in MODES:
             near = get_close_matches(str(mode), MODES, 1)
@@ -157,14 +167,23 @@ class Regularizer(ABC):
                 f"{type(self).__name__} has no closed-form pull, so mode={mode!r} is not possible; it offers "
                 f"{', '.join(self.modes)}"
             )
+        _refuse_another(model, optimizer)
         if mode != "loss":
             minimising(optimizer)
             held = optimized(optimizer)
             if not any(id(parameter) in held for parameter in model.parameters()):
                 raise ValueError("the optimizer holds none of this model's parameters, so nothing would be pulled; "
                                  "attach the optimizer that trains this model")
-        actions = self._actions(model, mode)
-        return register(optimizer, self, actions) if actions else Handle(lambda: None)
+        actions, watch = self._actions(model, mode), self._watch(model, optimizer, mode)
+        with ExitStack() as undo:
+            if actions:
+                undo.enter_context(register(optimizer, self, actions))
+            if mode != "loss":
+                undo.enter_context(pulling(self, optimizer))
+            if watch is not None:
+                watch(Step(optimizer))
+                undo.enter_context(register(optimizer, watch, {"finish": watch}))
+            return Handle(undo.pop_all().close)
 
     def state_dict(self) -> dict[str, Any]:
         """What was consolidated, as string-keyed mappings of tensors and plain values; settings are not part of it.
@@ -199,6 +218,10 @@ class Regularizer(ABC):
         """Stage -> action of :mod:`forgetting.regularizers.steps`; none for a mere loss term."""
         return {}
 
+    def _watch(self, model: nn.Module, optimizer: Optimizer, mode: str) -> Action | None:
+        """What looks at each step for trouble that its settings foretell; none for a mere loss term."""
+        return None
+
     def _learned(self) -> dict[str, Any]:
         """The state of a class that says nothing of its own: its attributes, but the strength."""
         return {name: _packed(value, name) for name, value in vars(self).items() if name != "_strength"}
@@ -206,6 +229,13 @@ class Regularizer(ABC):
     def _restore(self, learned: Mapping[str, Any]) -> None:
         """Take over what :meth:`_learned` gave."""
         vars(self).update({name: _unpacked(value) for name, value in learned.items()})
+
+
+def _refuse_another(model: object, optimizer: object) -> None:
+    """Raise for what is no optimizer, such as a wrapper around one, whose hooks would never run."""
+    if not isinstance(optimizer, Optimizer):
+        swapped = ": model and optimizer came swapped, attach(model, optimizer)" if isinstance(model, Optimizer) else ""
+        raise TypeError(f"attach takes a torch.optim.Optimizer, not a {type(optimizer).__name__}{swapped}")
 
 
 def _packed(value: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Consolidated:
         tasks: how many were consolidated.
         rests: ``"curvature"`` and ``"anchor"`` -> what float32 could not hold of a merged A and μ. Only the next merge
             reads it; without it, rounding errors of early anchors that disagree would outweigh a small μ.
+        divisors: what the matrix of each task was divided by before it was added; 1 where it was taken as it is.
+            strength ÷ divisor is the strength that would do the same without ``normalize=``.
     """
 
     curvature: Curvature
@@ -33,11 +35,17 @@ class Consolidated:
     constants: dict[str, float]
     tasks: int
     rests: dict[str, Parameters] = field(default_factory=dict)
+    divisors: tuple[float, ...] = ()
 
     @property
     def constant(self) -> float:
         """c = Σ over the parameters."""
         return math.fsum(self.constants.values())
+
+    @cached_property
+    def peaks(self) -> dict[tuple[str, ...], float]:
+        """The largest eigenvalue of each block of A, which is looked for once."""
+        return self.curvature.peaks()
 
 
 def covered(model: nn.Module, shapes: Mapping[str, torch.Size | None], since: str) -> Parameters:
@@ -73,7 +81,7 @@ def moved_to(state: Consolidated, live: Parameters) -> Consolidated:
 
 def blend(old: Consolidated | None, new: Curvature, live: Parameters, decay: float) -> Consolidated:
     """``anchors="latest"``: decay·A + F around the present weights."""
-    curvature = _at_least_float32(new)
+    curvature = at_least_float32(new)
     if old is not None:
         curvature = old.curvature.blend(curvature, decay)
     anchor = {name: _copy(live[name], torch.promote_types(live[name].dtype, torch.float32))
@@ -128,7 +136,7 @@ def _copy(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     return parameter.detach().to(dtype, copy=True)
 
 
-def _at_least_float32(curvature: Curvature) -> Curvature:
+def at_least_float32(curvature: Curvature) -> Curvature:
     """The matrix itself, or its copy in float32 where it came with fewer bits: sums of bfloat16 lose what is added."""
     if not isinstance(curvature, Diagonal) or all(torch.finfo(value.dtype).bits >= 32 for value in curvature.values()):
         return curvature

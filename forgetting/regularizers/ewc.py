@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from forgetting.parameters import Selection
 from forgetting.regularizers.quadratic import QuadraticRegularizer
 
 CURVATURES = ("diagonal", "kronecker")
-_INERT = 1e-12
 
 
 class EWC(QuadraticRegularizer):
@@ -28,8 +26,9 @@ class EWC(QuadraticRegularizer):
     Args:
         strength: λ ≥ 0. F is a mean over examples, so λ does not depend on their number or on the batch size.
             Beside a mean loss, the paper's posterior is λ = source examples ÷ target examples.
-        labels: whose labels the Fisher takes: ``"exact"``, ``"signed"``, ``"sampled"``, ``"empirical"`` or
-            ``"batched"``; see :func:`forgetting.fisher.diagonal`.
+        labels: whose labels the Fisher takes: ``"exact"``, ``"signed"``, ``"sampled"``, ``"empirical"``,
+            ``"reversed"`` (EWC-DR: importances that do not vanish where the model is sure) or ``"batched"``; see
+            :func:`forgetting.fisher.diagonal`.
         decay: γ in [0, 1], the weight of the old matrix when a task is added (online EWC).
         anchors: ``"latest"``: the penalties of all tasks pull to the last task's weights; ``"separate"``: each to
             its own, at the memory and the time of one.
@@ -45,6 +44,8 @@ class EWC(QuadraticRegularizer):
         storage: in how many bits the anchor and the importance are kept, see
             :class:`~forgetting.regularizers.QuadraticRegularizer`.
         offload: keep them in the CPU's memory, likewise.
+        normalize: ``"mean"`` or ``"trace"``: divide each task's matrix by that, so that λ means the same for every
+            kind of label and every model; likewise.
 
     Raises:
         ValueError: for labels or a curvature of another name, for ``"kronecker"`` with separate anchors or batched
@@ -59,10 +60,11 @@ class EWC(QuadraticRegularizer):
 
     **Reference**: Kirkpatrick et al. 2017 (arXiv 1612.00796), equation 3; Schwarz et al. 2018 (arXiv 1805.06370),
     section 4.2, for ``decay``; Huszár 2018 (arXiv 1712.03847) for tasks merged into one quadratic; Ritter et al. 2018
-    (arXiv 1805.07810) for Kronecker factors.
+    (arXiv 1805.07810) for Kronecker factors; Liu and Chang 2026 (arXiv 2603.18596) for reversed logits.
     **Differs**: F is a mean over examples and exact over labels unless told otherwise; Schwarz et al. also multiply
     the penalty by γ, here γ acts at consolidation only. Two tasks' Kronecker products do not add up to one; the nearest
-    is kept, and ``consolidated.curvature.errors`` says how near.
+    is kept, and ``consolidated.curvature.errors`` says how near. Importances from reversed logits are not cut off from
+    above, as the authors' code does (fault F3).
 
     Example:
         >>> from forgetting.curvature import Diagonal
@@ -89,9 +91,10 @@ class EWC(QuadraticRegularizer):
         seed: int = 0,
         storage: str = "float32",
         offload: bool = False,
+        normalize: str = "none",
     ) -> None:
         super().__init__(strength, decay=decay, anchors=anchors, parameters=parameters,
-                         storage=storage, offload=offload)
+                         storage=storage, offload=offload, normalize=normalize)
         if labels not in fisher.LABELS:
             raise ValueError(f"labels={labels!r} does not exist: choose one of {', '.join(fisher.LABELS)}")
         if curvature not in CURVATURES:
@@ -113,16 +116,8 @@ class EWC(QuadraticRegularizer):
     def estimate(self, model: nn.Module, data: Any, outputs: Any) -> Curvature:
         """The Fisher information of the data; each task draws its labels from a stream of its own."""
         tasks = self.consolidated.tasks if self.consolidated is not None else 0
-        found: Curvature = (fisher.kronecker if self.curvature == "kronecker" else fisher.diagonal)(
+        return (fisher.kronecker if self.curvature == "kronecker" else fisher.diagonal)(
             model, data, labels=self.labels, likelihood=self.likelihood, forward=self.forward, outputs=outputs,
             parameters=self.parameters, examples=self.examples,
             generator=torch.Generator().manual_seed(self.seed + tasks),
         )
-        largest = max(float(value.max()) for value in found.diagonal().values())
-        if largest < _INERT:
-            warnings.warn(
-                f"EWC is inert: its largest importance is {largest:.1e}, so no weight will be held. The model "
-                "may be certain of every example (its gradients vanish), or the data may not be what it learned",
-                stacklevel=3,
-            )
-        return found

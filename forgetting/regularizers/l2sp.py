@@ -39,6 +39,8 @@ class L2SP(QuadraticRegularizer):
 
     **Cost**: memory of one copy of the parameters; no data; a step is one pass over the parameters.
 
+    There is no ``normalize=``: the mean of the identity is 1 already, and ``groups`` are wanted as they are given.
+
     **Reference**: Li, Grandvalet and Davoine 2018 (arXiv 1802.01483), equation 2, there α/2 and β/2.
     **Differs**: the anchor is a copy of every covered weight, never an alias (fault F11), and biases and norm
     weights are anchored like others.
@@ -86,7 +88,7 @@ class L2SP(QuadraticRegularizer):
         self._announce(model)
         anchored = blend(None, self.estimate(model, data, outputs), named(model, trainable=False), self.decay)
         earlier = self._consolidated.tasks if self._consolidated is not None else 0
-        self._consolidated = self._kept(replace(anchored, tasks=earlier + 1))
+        self._consolidated = self._kept(replace(anchored, tasks=earlier + 1, divisors=(1.0,) * (earlier + 1)))
 
     def estimate(self, model: nn.Module, data: Any, outputs: Any) -> Curvature:
         """The identity with each parameter's relative strength."""

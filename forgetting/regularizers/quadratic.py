@@ -5,20 +5,31 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from forgetting.curvature import Anchored, Curvature, restored
 from forgetting.curvature.stored import Stored, from_state, kept
 from forgetting.curvature.stored import state as plain
 from forgetting.parameters import Parameters, Selection, named, select
-from forgetting.regularizers import differentiable
+from forgetting.regularizers import differentiable, doubled
 from forgetting.regularizers.base import MODES, Regularizer
 from forgetting.regularizers.consolidated import Consolidated, anchored_at, blend, covered, merge, moved_to
+from forgetting.regularizers.normalized import (
+    CERTAIN,
+    NORMALIZATIONS,
+    announce,
+    divisor_of,
+    normalized,
+    warn_where_inert,
+)
 from forgetting.regularizers.pulls import add_pull, pull, step_back
+from forgetting.regularizers.stability import Watch
 from forgetting.regularizers.steps import Action, Step
 from forgetting.regularizers.storage import STORAGES, expected, offloaded, stored, taken
 
@@ -44,6 +55,11 @@ class QuadraticRegularizer(Regularizer):
         storage: ``"float32"``; ``"bfloat16"`` (4 bytes a weight in place of 8); ``"int8"`` (3.1 bytes). See below.
         offload: keep anchor and importance in the CPU's memory, pinned where there is a GPU, to which they are copied a
             block at a time while the block before is worked on.
+        normalize: ``"none"``; ``"mean"``: each task's F is divided by its mean over the covered weights before it is
+            added, ``"trace"``: by its sum over them. One strength then means the same whatever the labels, the batches
+            and the model; under ``"mean"`` it pulls as hard, on average over the weights, as L2-SP at that strength.
+            What was divided by stands in ``consolidated.divisors``, one number a task, and strength ÷ divisor, the
+            strength that does the same without, in the log. A matrix of zeros is left alone.
 
     **Fewer bits.** The importance A is stored in bfloat16, off by at most 0.4 %, or in 8 bits: logarithmic codes with
     a scale for each 128 neighbours, off by at most 2.8 % of A + 2⁻²⁰ of the largest neighbour; zero stays zero. Each
@@ -56,8 +72,13 @@ class QuadraticRegularizer(Regularizer):
     can be compressed. On a CPU unpacking doubles the time of a penalty.
 
     Raises:
-        ValueError: for a decay outside [0, 1], anchors or a storage of another name, or both separate and compressed.
+        ValueError: for a decay outside [0, 1], anchors, a storage or a ``normalize`` of another name, or both separate
+            and compressed; from ``load_state_dict``, for a state that was summed under another ``normalize``.
         TypeError: from ``consolidate``, for a matrix that is not diagonal in fewer bits, or offloaded.
+
+    Warns:
+        UserWarning: from ``consolidate``, where every importance is about 0 and nothing will be held; from ``attach``,
+            where the pull would diverge or never be felt.
 
     **Cost**: memory of two copies of the parameters (``"separate"``: four, two of which only the next merge reads),
     whatever the number of tasks; :meth:`memory` says it in bytes beforehand. A diagonal penalty is one pass over θ, μ
@@ -73,15 +94,17 @@ class QuadraticRegularizer(Regularizer):
     modes: ClassVar[tuple[str, ...]] = MODES
     properties: ClassVar[frozenset[str]] = frozenset({"anchored", "quadratic", "linear"})
     needs_data: ClassVar[bool] = True
+    _inert_because: ClassVar[str] = CERTAIN
 
     def __init__(
         self, strength: float, *, decay: float = 1.0, anchors: str = "latest", parameters: Selection = None,
-        storage: str = "float32", offload: bool = False,
+        storage: str = "float32", offload: bool = False, normalize: str = "none",
     ) -> None:
         super().__init__(strength)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay is {decay}; it weighs the old matrix and lies in [0, 1]")
-        for name, value, known in (("anchors", anchors, ANCHORS), ("storage", storage, STORAGES)):
+        for name, value, known in (("anchors", anchors, ANCHORS), ("storage", storage, STORAGES),
+                                   ("normalize", normalize, tuple(NORMALIZATIONS))):
             if value not in known:
                 raise ValueError(f"{name}={value!r} does not exist: choose one of {', '.join(known)}")
         if anchors == "separate" and storage != "float32":
@@ -91,6 +114,7 @@ class QuadraticRegularizer(Regularizer):
         self.anchors = anchors
         self.storage = storage
         self.offload = offload
+        self.normalize = normalize
         self.parameters = parameters
         self._consolidated: Consolidated | None = None
 
@@ -124,11 +148,18 @@ class QuadraticRegularizer(Regularizer):
         given = curvature.anchor if isinstance(curvature, Anchored) else {}
         curvature = curvature.curvature if isinstance(curvature, Anchored) else curvature
         found = self._given(curvature, data) if curvature is not None else self._estimated(model, data, outputs)
-        shapes = {name: value.shape if value.dim() else None for name, value in found.diagonal().items()}
-        live = covered(model, shapes, "the matrix")
+        importances, kind = found.diagonal(), type(self).__name__
+        live = covered(model, {name: value.shape if value.dim() else None for name, value in importances.items()},
+                       "the matrix")
+        warn_where_inert(kind, importances, self.normalize, self._inert_because)
+        divisor = divisor_of(importances, live, self.normalize)
+        del importances
         old, known = self._remembered(model) or (None, {})
         add = merge if self.anchors == "separate" else blend
-        self._consolidated = self._kept(add(old, found, {**known, **anchored_at(live, given)}, self.decay))
+        state = add(old, normalized(found, divisor), {**known, **anchored_at(live, given)}, self.decay)
+        divisors = (*(old.divisors if old is not None else ()), divisor)
+        self._consolidated = self._kept(replace(state, divisors=divisors))
+        announce(kind, state.tasks, self.normalize, divisor, self.strength)
 
     def memory(self, model: nn.Module) -> dict[str, int]:
         """Bytes by part that the state takes; before :meth:`consolidate`, what it will take at most.
@@ -163,7 +194,11 @@ class QuadraticRegularizer(Regularizer):
             return self.zero(model)
         state, live = reaching
         value = differentiable.value(state, live, self.strength) + 0.5 * self.strength * state.constant
-        return value.to(torch.promote_types(live[state.curvature.names()[0]].dtype, torch.float32))
+        value = value.to(torch.promote_types(live[state.curvature.names()[0]].dtype, torch.float32))
+        if value.requires_grad:
+            look_out = doubled.look_out
+            (torch.compiler.disable(look_out) if torch.compiler.is_compiling() else look_out)(self, value, live)
+        return value
 
     def pull(self, model: nn.Module) -> Parameters:
         """λ·A(θ−μ), the penalty's gradient by parameter name, in float32 or better; empty before consolidation."""
@@ -174,6 +209,9 @@ class QuadraticRegularizer(Regularizer):
         if mode == "gradient":
             return {"pull": partial(self._pull_once, model)}
         return {"proximal": partial(self._step_back, model)} if mode == "proximal" else {}
+
+    def _watch(self, model: nn.Module, optimizer: Optimizer, mode: str) -> Action | None:
+        return Watch.of(self, model, optimizer, mode)
 
     def _pull_once(self, model: nn.Module, step: Step) -> None:
         """Stage "pull" of an optimizer's step."""
@@ -229,6 +267,7 @@ class QuadraticRegularizer(Regularizer):
         return {
             "tasks": state.tasks, "constants": dict(state.constants), "curvature": state.curvature.state_dict(),
             "anchor": plain(state.anchor), "rests": {kind: dict(rest) for kind, rest in state.rests.items()},
+            "normalize": self.normalize, "divisors": torch.tensor(state.divisors, dtype=torch.float64),
         }
 
     def _restore(self, learned: Mapping[str, Any]) -> None:
@@ -236,6 +275,11 @@ class QuadraticRegularizer(Regularizer):
         if not learned["tasks"]:
             self._consolidated = None
             return
+        known = learned.get("normalize", "none")  # states of 0.1 say nothing of it
+        if known != self.normalize:
+            raise ValueError(f"this state was summed with normalize={known!r}, and this {type(self).__name__} has "
+                             f"normalize={self.normalize!r}, under which a strength means something else: make one "
+                             f"with normalize={known!r}, or consolidate again")
         curvature = restored(learned["curvature"])
         names = select(curvature.names(), self.parameters)
         self._consolidated = self._kept(Consolidated(
@@ -244,4 +288,5 @@ class QuadraticRegularizer(Regularizer):
             {name: learned["constants"].get(name, 0.0) for name in names},
             learned["tasks"],
             {kind: {name: rest[name] for name in names} for kind, rest in learned["rests"].items()},
+            tuple(learned["divisors"].tolist()) if "divisors" in learned else (1.0,) * learned["tasks"],
         ))

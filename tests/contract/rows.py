@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import forgetting.regularizers
-from forgetting.regularizers import EWC, L2SP, Regularizer
+from forgetting.regularizers import EWC, KL, L2SP, SI, Regularizer
+from forgetting.regularizers.path import PathRegularizer
 
 STRENGTH = 3.0
 
@@ -22,22 +23,31 @@ VARIANTS = {
     "EWC empirical": lambda strength: EWC(strength, labels="empirical"),
     "EWC kronecker": lambda strength: EWC(strength, curvature="kronecker"),
     "EWC batched": lambda strength: EWC(strength, labels="batched"),
+    "EWC reversed": lambda strength: EWC(strength, labels="reversed"),
     "EWC in bfloat16": lambda strength: EWC(strength, storage="bfloat16"),
     "EWC in int8": lambda strength: EWC(strength, storage="int8", offload=True),
+    "SI separate": lambda strength: SI(strength, anchors="separate"),
     "L2SP in int8": lambda strength: L2SP(strength, storage="int8"),
     "L2SP with groups": lambda strength: L2SP(strength, groups={"0.*": 0.25}),
     "L2SP with a head": lambda strength: L2SP(strength, head=0.5, parameters="[02].*"),
+    "KL reverse": lambda strength: KL(strength, direction="reverse"),
 }
+
+# What looks at the model's outputs or features.
+LOOKING = ("LwF", "KL", "KL reverse", "FeatureL2", "DELTA", "BatchSpectralShrinkage")
 
 # (row, property) -> why the property cannot hold.
 EXEMPT = {
     ("EWC separate", "anchored"): "a sum of penalties around separate anchors is not 0 at the latest one",
+    ("SI separate", "anchored"): "a sum of penalties around separate anchors is not 0 at the latest one",
     ("EWC batched", "batches"): "the square of a batch-mean gradient depends on it; it is there to reproduce others",
     ("EWC sampled", "order"): "one draw an example, taken in order: another order draws other labels",
     ("EWC in bfloat16", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
     ("EWC in int8", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
     ("L2SP in int8", "quadratic"): "differences count from the edge of the cell that an anchor was rounded to",
     ("L2SP with a head", "anchored"): "a head without an anchor is pulled to zero",
+    **dict.fromkeys(((row, "autocast") for row in LOOKING), "it runs the model, and the model runs in autocast"),
+    ("BatchSpectralShrinkage", "accumulation"): "the singular values of a batch are not those of its parts",
 }
 
 
@@ -110,5 +120,31 @@ def learned(row, model, *, strength=STRENGTH, tasks=2, dtype=torch.float64):
     regularizer = make(row, strength)
     for task in range(tasks):
         wander(model, seed=10 + task)
-        regularizer.consolidate(model, batches(seed=20 + task, dtype=dtype))
+        consolidate(regularizer, model, batches(seed=20 + task, dtype=dtype))
     return regularizer
+
+
+def consolidate(regularizer, model, data):
+    """Let it absorb the task, which a method that listens to training learns first."""
+    walk(regularizer, model)
+    regularizer.consolidate(model, data)
+
+
+def walk(regularizer, model, steps=3):
+    """The training that a path integral listens to; nothing for other methods."""
+    if not isinstance(regularizer, PathRegularizer):
+        return
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with regularizer.attach(model, optimizer), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for step in range(steps):
+            inputs, targets = examples(seed=40 + step, dtype=next(model.parameters()).dtype)
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def penalty(regularizer, model):
+    """Its penalty, on inputs that are always the same; methods of weights do not look at them."""
+    weight = next(model.parameters())
+    return regularizer.penalty(model, examples(6, seed=30)[0].to(weight.device, weight.dtype))

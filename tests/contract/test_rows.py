@@ -6,13 +6,13 @@ import torch
 from forgetting.regularizers import Regularizer
 from tests.contract.rows import EXEMPT, ROWS, VARIANTS, found_classes, make
 
-PROMISES = {"anchored", "batches", "order", "quadratic"}
+PROMISES = {"accumulation", "anchored", "autocast", "batches", "order", "quadratic"}
 
 
 def test_every_regularizer_of_the_package_has_a_row():
     names = {found.__name__ for found in found_classes()}
-    assert {"EWC", "L2SP"} <= names <= set(ROWS)
-    assert len(ROWS) == len(names) + len(VARIANTS) == 13
+    assert {"EWC", "L2SP", "MAS", "RWalk", "SI"} <= names <= set(ROWS)
+    assert len(ROWS) == len(names) + len(VARIANTS) == 24
 
 
 @pytest.mark.parametrize("found", found_classes(), ids=lambda found: found.__name__)

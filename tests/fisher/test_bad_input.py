@@ -202,7 +202,7 @@ def test_a_variance_that_is_none(variance):
 
 @pytest.mark.parametrize("labels", ["all", "mc", "true", "Exact", ""])
 def test_an_unknown_kind_of_labels(labels):
-    with pytest.raises(ValueError, match="is not one of exact, signed, sampled, empirical, batched"):
+    with pytest.raises(ValueError, match="is not one of exact, signed, sampled, empirical, reversed, batched"):
         fisher.diagonal(linear(), PAIRS, labels=labels)
 
 

@@ -70,7 +70,7 @@ def required(value: object) -> set[str]:
     if not value_like(value):
         needed.add("Cost")
     concrete = inspect.isclass(value) and issubclass(value, Regularizer)
-    if concrete or (inspect.isroutine(value) and value.__module__ in FROM_PAPERS):
+    if concrete or (inspect.isroutine(value) and value.__module__.startswith(FROM_PAPERS)):
         needed |= {"Reference", "Differs"}
     return needed
 

@@ -27,7 +27,7 @@ def test_every_room_sees_only_the_rooms_below_it():
     [
         ("parameters.py", "import forgetting.fisher"),
         ("curvature/base.py", "from forgetting.regularizers import EWC"),
-        ("freezing.py", "import forgetting.rates"),
+        ("freezing/__init__.py", "import forgetting.rates"),
         ("protocol/run.py", "from forgetting.regularizers.ewc import EWC"),
         ("fisher/labels.py", "import sklearn"),
         ("another.py", ""),

@@ -16,7 +16,7 @@ from tests.protocol.test_loop import SEED, by_hand, learned, same
 
 
 def test_joint_training_is_the_textbook_loop_over_the_union_from_the_given_model():
-    recipe = tiny.recipe(methods.joint(), network=tiny.plain_network)
+    recipe = tiny.recipe(methods.get("joint"), network=tiny.plain_network)
     sequence = recipe.sequence
     model = recipe.model_of(sequence, SEED)
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.rate, momentum=recipe.momentum)
@@ -39,7 +39,7 @@ def test_joint_training_is_the_textbook_loop_over_the_union_from_the_given_model
 
 @pytest.mark.parametrize("scenario", ["domain", "class"])
 def test_joint_training_where_all_share_the_columns(scenario):
-    result = run(tiny.recipe(methods.joint(), scenario, network=tiny.plain_network, epochs=10))
+    result = run(tiny.recipe(methods.get("joint"), scenario, network=tiny.plain_network, epochs=10))
     finetuned = run(tiny.recipe(None, scenario, network=tiny.plain_network, epochs=10))
     assert metrics.average_accuracy(result.accuracy) > metrics.average_accuracy(finetuned.accuracy)
 
@@ -93,8 +93,8 @@ def test_from_scratch_the_source_is_learned_before_anything_is_frozen():
 def test_a_rate_factor_acts_after_the_source_only():
     rates = []
 
-    def schedule(optimizer, steps):
-        rates.append((optimizer.param_groups[0]["lr"], steps))
+    def schedule(optimizer, situation):
+        rates.append((optimizer.param_groups[0]["lr"], situation.steps))
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
     run(tiny.recipe(Method("slow", rate=0.1, schedule=schedule)))
@@ -104,8 +104,9 @@ def test_a_rate_factor_acts_after_the_source_only():
 def test_a_schedule_is_stepped_once_a_step():
     seen = []
 
-    def schedule(optimizer, steps):
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: seen.append(step) or 1 - step / steps)
+    def schedule(optimizer, situation):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer,
+                                                 lambda step: seen.append(step) or 1 - step / situation.steps)
 
     falling = learned(tiny.recipe(Method("falling", schedule=schedule)), tasks=2)
     assert seen == list(range(11))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from forgetting.protocol import Method, Recipe
+from forgetting.protocol import Method, Recipe, Situation
 from forgetting.regularizers import EWC, L2SP
 from forgetting.tasks import Examples, Task, TaskSequence
 
@@ -60,3 +60,9 @@ def recipe(method: Method | None = None, scenario: str = "task", *, pretrained: 
     fields = {"network": network, "rate": 0.1, "momentum": 0.9, "epochs": 2, "batch": 10, "every": 4,
               "pretraining_epochs": 3, **fields}
     return Recipe(sequence(scenario, pretrained=pretrained), method or Method("finetune"), **fields)
+
+
+def situation(inputs: torch.Tensor, steps: int = 10) -> Situation:
+    """That of the second task, with these inputs."""
+    first, second, _ = sequence()
+    return Situation(second, (first,), inputs, (first.outputs, second.outputs), steps, len(inputs), {})

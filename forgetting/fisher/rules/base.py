@@ -65,6 +65,10 @@ class Rule(ABC):
         so where an example's gradient is a single outer product."""
         return False
 
+    def accumulate_separated(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
+        """:meth:`accumulate` of a rule that separates, with ``powers`` = Σ |gradient|^power in place of a gradient."""
+        raise NotImplementedError(f"{type(self).__name__} does not separate")
+
     @abstractmethod
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
         """Add the gradient of each example to ``out``, [examples, *the parameter's shape] and contiguous.

@@ -91,6 +91,9 @@ class Linear(Rule):
         x = sources.get("input")
         return x is not None and x[0].numel() == x.shape[-1]
 
+    def accumulate_separated(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
+        self._outer(sources, _positions(powers)[:, 0], totals, power)
+
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
         g = widened(_positions(gradient))
         if slot == "bias":

@@ -1,91 +1,14 @@
-"""How fast which parameter learns: layer-wise decay as parameter groups, warm-ups as learning-rate schedulers."""
+"""A rate that rises and falls once: slanted triangular, warm-up and cosine, warm-up, stable stage and decay."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from forgetting.execution import used_and_unused
-from forgetting.parameters import canonical
-
-__all__ = ["layerwise_decay", "slanted_triangular", "warmup_cosine"]
-
-
-def layerwise_decay(
-    model: nn.Module, rate: float, decay: float, *, inputs: Any = None, weight_decay: float | None = None
-) -> list[dict[str, Any]]:
-    r"""Parameter groups whose rate falls by a constant factor a layer, from the output to the input.
-
-    .. math:: \eta_l = \eta\,\xi^{\,L - l}, \qquad l = 1, \dots, L
-
-    with :math:`\eta` the rate of the last layer, :math:`\xi` the decay and :math:`L` the number of layers. The layers
-    are the groups of :func:`forgetting.execution.execution_groups` with ``blocks=True``, in the order of execution: one
-    for each repeated block (a transformer's layer, a residual block) and one for each module outside of such blocks. So
-    it works for any module, and decays of the literature keep their meaning.
-
-    Args:
-        model: any module; parameters with ``requires_grad=False`` are left out, and their layers still count.
-        rate: learning rate of the last layer, above 0.
-        decay: factor a layer, in (0, 1]; 1 gives every layer the same rate.
-        inputs: one forward pass's inputs; ``None`` takes the order of registration. Parameters that the pass does not
-            use get the full rate.
-        weight_decay: set in every group; ``None`` leaves it to the optimizer.
-
-    Returns:
-        Groups for any ``torch.optim`` optimizer, from the input on: ``params``, ``lr``, ``name`` (the layer's),
-        ``names`` (the parameters'), and ``weight_decay`` where given. Every trainable parameter is in exactly one.
-
-    Raises:
-        ValueError: where a number is out of its range or no parameter is trainable.
-
-    Cost:
-        One forward pass without gradients where ``inputs`` are given.
-
-    Reference:
-        Clark, Luong, Le and Manning, "ELECTRA", 2020 (arXiv 2003.10555), appendix A; Howard and Ruder, "Universal
-        Language Model Fine-tuning", 2018 (arXiv 1801.06146), section 3.2 (discriminative fine-tuning, decay 1/2.6).
-
-    Differs:
-        ELECTRA gives all embeddings one layer and the head the place of one more; here each module outside of the
-        blocks is a layer.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> [(group["name"], group["lr"]) for group in layerwise_decay(model, 0.1, 0.5)]
-        [('0', 0.05), ('2', 0.1)]
-    """
-    if not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"rate={rate!r} must be a finite number above 0")
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay={decay!r} must lie in (0, 1]: it multiplies the rate once a layer, going down")
-    if weight_decay is not None and not (weight_decay >= 0 and math.isfinite(weight_decay)):
-        raise ValueError(f"weight_decay={weight_decay!r} must be a finite number, 0 or more")
-    trainable = {canonical(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not trainable:
-        raise ValueError(f"{type(model).__name__} has no trainable parameters: there is nothing to give a rate to")
-    used, unused = used_and_unused(model, inputs, blocks=True)
-    distances = [*range(len(used) - 1, -1, -1), *(0 for _ in unused)]
-    groups: list[dict[str, Any]] = []
-    for names, distance in zip(used + unused, distances, strict=True):
-        learning = [name for name in names if name in trainable]
-        if learning:
-            group = {"params": [trainable[name] for name in learning], "lr": rate * decay**distance,
-                     "name": _layer(names), "names": learning}
-            groups.append(group if weight_decay is None else {**group, "weight_decay": weight_decay})
-    return groups
-
-
-def _layer(names: list[str]) -> str:
-    """The path that one layer's parameters have in common; the names themselves where that is the model."""
-    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    path = ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
-    return path or ", ".join(names)
+__all__ = ["slanted_triangular", "warmup_cosine", "warmup_stable_decay"]
 
 
 def slanted_triangular(optimizer: Optimizer, steps: int, *, cut: float = 0.1, ratio: float = 32) -> LambdaLR:
@@ -135,7 +58,7 @@ def slanted_triangular(optimizer: Optimizer, steps: int, *, cut: float = 0.1, ra
         >>> rates
         [0.5, 0.75, 1.0, 0.972]
     """
-    _check_steps(steps)
+    check_steps(steps)
     if not 0 < cut < 1:
         raise ValueError(f"cut={cut!r} must lie in (0, 1): it is the part of the steps in which the rate rises")
     if ratio < 1 or not math.isfinite(ratio):
@@ -206,16 +129,13 @@ def warmup_cosine(optimizer: Optimizer, steps: int, *, warmup: int, floor: float
         >>> rates
         [0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    _check_steps(steps)
-    if not isinstance(warmup, int) or not 0 <= warmup < steps:
-        raise ValueError(f"warmup={warmup!r} must be a whole number of steps, from 0 to {steps - 1}")
-    if not 0 <= floor <= 1:
-        raise ValueError(f"floor={floor!r} must lie in [0, 1]: it is a part of the peak rate")
-    return LambdaLR(optimizer, _WarmupCosine(steps, warmup, float(floor)))
+    check_steps(steps)
+    check_cosine(steps, warmup, floor)
+    return LambdaLR(optimizer, WarmupCosine(steps, warmup, float(floor)))
 
 
 @dataclass
-class _WarmupCosine:
+class WarmupCosine:
     """The factor of :func:`warmup_cosine`; its fields go through the scheduler's ``state_dict``."""
 
     steps: int
@@ -229,7 +149,109 @@ class _WarmupCosine:
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * part)) / 2
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
     """Raise unless it is a number of steps."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps={steps!r} must be a whole number, at least 1")
+
+
+def check_cosine(steps: int, warmup: int, floor: float) -> None:
+    """Raise unless there is a step left to fall in, and the floor is a part of the peak."""
+    if not isinstance(warmup, int) or not 0 <= warmup < steps:
+        raise ValueError(f"warmup={warmup!r} must be a whole number of steps, from 0 to {steps - 1}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor={floor!r} must lie in [0, 1]: it is a part of the peak rate")
+
+
+def warmup_stable_decay(
+    optimizer: Optimizer, steps: int, *, warmup: int, decay: int, floor: float = 0.1, cooldown: int = 0,
+    constant: float = 1.0,
+) -> LambdaLR:
+    r"""A linear warm-up of every group's rate, a long stable stage, and a short exponential decay at the end.
+
+    .. math::
+        \eta_t = \eta \begin{cases}
+            \dfrac{t + 1}{w + 1} & t < w \\[1ex]
+            k + (1 - k)\,\dfrac{1 + \cos\!\big(\pi (t - w) / c\big)}{2} & w \le t < w + c \\[1ex]
+            k & w + c \le t < T - d \\[0.5ex]
+            k\,(f / k)^{(t - T + d) / d} & T - d \le t \le T
+        \end{cases}
+
+    with :math:`w` the warm-up, :math:`c` the cooldown, :math:`d` the decay and :math:`T` all steps; :math:`k` the
+    constant, :math:`f` the floor, and :math:`\eta` each group's own rate. Before the decay nothing depends on
+    :math:`T`: training goes on from there with other data, or for longer. With a cooldown to a smaller constant it is
+    the infinite schedule of continual pre-training.
+
+    Args:
+        optimizer: its groups' rates are the peak, reached at step ``warmup``.
+        steps: number of calls of ``scheduler.step()``, one after each of the optimizer's.
+        warmup: steps of the rise, at least 0.
+        decay: steps of the decay; 0: the stable stage never ends.
+        floor: last rate as a part of the peak, above 0 and at most ``constant``.
+        cooldown: steps of a cosine from the peak to the constant rate.
+        constant: rate of the stable stage as a part of the peak, in (0, 1]; less than 1 needs a cooldown.
+
+    Returns:
+        A torch scheduler, stepped once an optimizer step. Beyond the last step the rate stays as it is. It sets rates
+        from each group's initial one: see :func:`slanted_triangular`.
+
+    Raises:
+        ValueError: where a number is out of its range, or the stages take more steps than there are.
+
+    Cost:
+        None.
+
+    Reference:
+        Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training Strategies", 2024
+        (arXiv 2404.06395); for the cooldown Ibrahim et al., "Simple and Scalable Strategies to Continually Pre-train
+        Large Language Models", 2024 (arXiv 2403.08763).
+
+    Differs:
+        Hu et al. leave the falling function open and use one with a half-life; here it is given by where it ends,
+        which is a half-life of :math:`d \ln 2 / \ln(k / f)`. Their warm-up begins with a part 1/W of the peak; this one
+        is theirs with W = w + 1.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = warmup_stable_decay(optimizer, 6, warmup=1, decay=2, floor=0.01)
+        >>> rates = []
+        >>> for _ in range(7):
+        ...     rates.append(round(scheduler.get_last_lr()[0], 3))
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> rates
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.1, 0.01]
+    """
+    check_steps(steps)
+    stages = {"warmup": warmup, "cooldown": cooldown, "decay": decay}
+    for name, value in stages.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name}={value!r} must be a whole number of steps, at least 0")
+    if sum(stages.values()) > steps:
+        raise ValueError(f"warmup={warmup}, cooldown={cooldown} and decay={decay} are more than the {steps} steps")
+    if not 0 < constant <= 1 or (constant < 1 and not cooldown):
+        raise ValueError(f"constant={constant!r} must lie in (0, 1], and below 1 only after a cooldown")
+    if not 0 < floor <= constant:
+        raise ValueError(f"floor={floor!r} must lie in (0, {constant}]: a decay by factors never reaches 0")
+    return LambdaLR(optimizer, _Stages(steps, warmup, cooldown, decay, float(constant), float(floor)))
+
+
+@dataclass
+class _Stages:
+    """The factor of :func:`warmup_stable_decay`; its fields go through the scheduler's ``state_dict``."""
+
+    steps: int
+    warmup: int
+    cooldown: int
+    decay: int
+    constant: float
+    floor: float
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup + self.cooldown:
+            return WarmupCosine(self.warmup + self.cooldown, self.warmup, self.constant)(step)
+        falling = step - (self.steps - self.decay)
+        if falling <= 0 or not self.decay:
+            return self.constant
+        return self.constant * (self.floor / self.constant) ** min(1.0, falling / self.decay)

@@ -1,19 +1,41 @@
-"""Which parameters learn: by pattern, by depth or all but the head; and the norm statistics that go with them."""
+"""Parameters taken out of learning: by pattern, by depth, or all but a few."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from forgetting.execution import execution_groups, first_uses, grouped
-from forgetting.norms import hold, norm_layers, still
-from forgetting.parameters import Handle, Selection, canonical, select
+from forgetting.freezing.coverage import by_depth, covered, norms_of, state
+from forgetting.norms import hold
+from forgetting.parameters import Handle, Selection, canonical
 
-__all__ = ["execution_groups", "freeze", "still"]
+__all__ = ["Frozen", "freeze"]
+
+
+class Frozen(Handle):
+    """What a call froze, until ``remove()`` or the end of a ``with`` block.
+
+    Args:
+        names: the parameters that do not learn.
+        undo: gives them back.
+
+    **Cost**: none.
+
+    Example:
+        >>> with freeze(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), "0") as frozen:
+        ...     frozen.names
+        ('0.weight', '0.bias')
+    """
+
+    def __init__(self, names: Iterable[str], undo: Callable[[], None]) -> None:
+        super().__init__(undo)
+        self.names = tuple(names)
+
+    def __enter__(self) -> Frozen:
+        return self
 
 
 def freeze(
@@ -24,7 +46,7 @@ def freeze(
     keep: Selection = None,
     inputs: Any = None,
     norm_statistics: Literal["still", "moving"] = "still",
-) -> Handle:
+) -> Frozen:
     r"""Take parameters out of learning: no gradient, no optimizer update, no norm statistics that move.
 
     .. math:: \theta_i \leftarrow \theta_i^* \quad\text{for every } i \in S
@@ -57,8 +79,8 @@ def freeze(
             those of the whole model by :func:`~forgetting.norms.still`. ``"moving"``: statistics are left alone.
 
     Returns:
-        A :class:`~forgetting.parameters.Handle`: ``remove()`` gives ``requires_grad`` back to exactly the parameters
-        that this call took it from, and lets the statistics move. Undo overlapping calls in reverse order.
+        A handle that says what is frozen; ``remove()`` gives ``requires_grad`` back to exactly the parameters that this
+        call took it from, and lets the statistics move. Undo overlapping calls in reverse order.
 
     Raises:
         ValueError: where a pattern matches nothing, nothing would be left that learns, nothing is frozen, or
@@ -85,27 +107,16 @@ def freeze(
         True
     """
     _check(parameters, depth, keep, inputs, norm_statistics)
-    state = _state(model)
+    everything = state(model)
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to freeze")
     if depth is not None:
-        covered = _bottom(model, state, inputs, depth)
+        chosen = _bottom(model, everything, inputs, depth)
     elif keep is not None:
-        covered = set(map(id, state.values())) - _covered(state, keep)
+        chosen = set(map(id, everything.values())) - covered(everything, keep)
     else:
-        covered = _covered(state, parameters)
-    frozen = [parameter for parameter in model.parameters() if id(parameter) in covered]
-    if not any(parameter.requires_grad and id(parameter) not in covered for parameter in model.parameters()):
-        raise ValueError(
-            f"{len(frozen)} parameters of {type(model).__name__} would be frozen and nothing left to learn: leave some "
-            "out, or, to evaluate only, use torch.no_grad()"
-        )
-    layers = [layer for layer in norm_layers(model) if covered & {id(tensor) for tensor in _own(layer).values()}]
-    if norm_statistics == "moving":
-        layers = []
-    if not frozen and not layers:
-        raise ValueError("nothing would be frozen: no parameter and no norm statistics are covered")
-    return _apply(frozen, layers)
+        chosen = covered(everything, parameters)
+    return out_of_learning(model, chosen, norm_statistics)
 
 
 def _check(parameters: Selection, depth: int | None, keep: Selection, inputs: Any, norm_statistics: str) -> None:
@@ -125,57 +136,32 @@ def _check(parameters: Selection, depth: int | None, keep: Selection, inputs: An
         raise ValueError(f'norm_statistics={norm_statistics!r} must be "still" or "moving"')
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that a module owns directly, then its running statistics."""
-    statistics = {name: module._buffers.get(name) for name in ("running_mean", "running_var")}
-    return {name: tensor for name, tensor in (*module._parameters.items(), *statistics.items()) if tensor is not None}
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and running statistics in the order of registration; tied and shared ones by all their names."""
-    return {
-        canonical(f"{path}.{name}" if path else name): tensor
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name, tensor in _own(module).items()
-    }
-
-
-def _covered(state: dict[str, Tensor], selection: Selection) -> set[int]:
-    """The identities of what a selection covers; a pattern that fits a module's path covers what lies in the module."""
-    if not callable(selection) and selection is not None:
-        patterns = [selection] if isinstance(selection, str) else list(selection)
-        selection = [wider for pattern in patterns for wider in _widened(state, pattern)]
-    return {id(state[name]) for name in select(state, selection)}
-
-
-def _widened(names: Iterable[str], pattern: str) -> list[str]:
-    """The pattern, and the pattern for what lies in the modules that it names, as far as they fit something."""
-    both = [pattern, f"{pattern}.*"] if isinstance(pattern, str) else []
-    fitting = [candidate for candidate in both if any(fnmatchcase(name, candidate) for name in names)]
-    return fitting or [pattern]
-
-
-def _bottom(model: nn.Module, state: dict[str, Tensor], inputs: Any, depth: int) -> set[int]:
+def _bottom(model: nn.Module, everything: Mapping[str, Tensor], inputs: Any, depth: int) -> set[int]:
     """The identities of the first groups' parameters and of the statistics that are used before the next group."""
-    first_names = {id(tensor): name for name, tensor in reversed(state.items())}
-    tensors = {name: state[name] for name in state if first_names[id(state[name])] == name}
-    parameters = [name for name in tensors if isinstance(tensors[name], Parameter)]
-    order = first_uses(model, inputs, tensors)
-    groups, _ = grouped(model, parameters, [name for name in order if name in set(parameters)])
+    groups, _ = by_depth(model, inputs)
     if depth > len(groups):
         raise ValueError(f"depth={depth} is more than the {len(groups)} groups of parameters that a forward pass uses")
-    learning = {name for group in groups[depth:] for name in group}
-    end = next((place for place, name in enumerate(order) if name in learning), len(order))
-    bare = [layer for layer in norm_layers(model) if next(layer.parameters(recurse=False), None) is None]
-    statistics = {id(tensor) for layer in bare for tensor in _own(layer).values()}
-    below = {id(tensors[name]) for name in order[:end]} & statistics
-    return {id(tensors[name]) for group in groups[:depth] for name in group} | below
+    return {id(everything[name]) for group in groups[:depth] for name in group}
 
 
-def _apply(frozen: Iterable[Parameter], layers: Iterable[nn.Module]) -> Handle:
-    """Freeze, and the handle that undoes it."""
-    changed = [parameter for parameter in frozen if parameter.requires_grad]
-    for parameter in frozen:
+def out_of_learning(model: nn.Module, chosen: set[int], norm_statistics: str = "still") -> Frozen:
+    """Freeze what is chosen by identity, or say why that makes no sense."""
+    frozen = {canonical(name): parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    if not any(parameter.requires_grad and id(parameter) not in chosen for parameter in model.parameters()):
+        raise ValueError(
+            f"{len(frozen)} parameters of {type(model).__name__} would be frozen and nothing left to learn: leave some "
+            "out, or, to evaluate only, use torch.no_grad()"
+        )
+    layers = norms_of(model, chosen) if norm_statistics == "still" else []
+    if not frozen and not layers:
+        raise ValueError("nothing would be frozen: no parameter and no norm statistics are covered")
+    return hold_back(frozen, layers)
+
+
+def hold_back(parameters: Mapping[str, Parameter], layers: Iterable[nn.Module]) -> Frozen:
+    """No gradient for these, no moving statistics in those, and the handle that undoes it."""
+    changed = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    for parameter in parameters.values():
         parameter.requires_grad_(False)
         parameter.grad = None
     held = hold(layers)
@@ -185,4 +171,4 @@ def _apply(frozen: Iterable[Parameter], layers: Iterable[nn.Module]) -> Handle:
             parameter.requires_grad_(True)
         held.remove()
 
-    return Handle(undo)
+    return Frozen(parameters, undo)

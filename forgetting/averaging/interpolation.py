@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from forgetting.averaging.states import Buffers, between, buffers_of, check, copied, running, share, some
 from forgetting.parameters import canonical
 
 __all__ = ["interpolate", "wise_ft"]
-
-Buffers = Literal["interpolate", "before", "after"]
 
 CURVE = tuple(step / 10 for step in range(11))
 
@@ -58,10 +55,11 @@ def interpolate(
         Their CLIP models have no running statistics; here their treatment is an argument.
 
     Example:
+        >>> import torch
         >>> interpolate({"weight": torch.tensor([0.0, 2.0])}, {"weight": torch.tensor([4.0, 2.0])}, 0.25)["weight"]
         tensor([1., 2.])
     """
-    return _between(before, after, amount, buffers, lambda name: name.rpartition(".")[2].startswith("running_"))
+    return between(before, after, amount, buffers, running)
 
 
 def wise_ft(
@@ -110,81 +108,23 @@ def wise_ft(
     plain = getattr(model, "_orig_mod", model)
     live = plain.state_dict()
     before = {canonical(name): value for name, value in before.items()}
-    aliases = [name for name, value in live.items() if _share(value, before.get(name))]
+    aliases = [name for name, value in live.items() if share(value, before.get(name))]
     if aliases:
         raise ValueError(
-            f"before shares memory with the model in {_some(aliases)}: it holds the present weights, not the old ones; "
+            f"before shares memory with the model in {some(aliases)}: it holds the present weights, not the old ones; "
             "copy it before training, copy.deepcopy(model.state_dict())"
         )
-    buffer_names = {name for name, _ in plain.named_buffers(remove_duplicate=False)}
-    after = OrderedDict((name, value.clone() if isinstance(value, Tensor) else value) for name, value in live.items())
+    buffer_names = buffers_of(plain)
+    after = copied(live)
     amounts = tuple(amounts)
-    _check(before, after, amounts, buffers)
+    check(before, after, amounts, buffers)
 
     def walk() -> Iterator[tuple[float, nn.Module]]:
         try:
             for amount in amounts:
-                plain.load_state_dict(_between(before, after, amount, buffers, buffer_names.__contains__))
+                plain.load_state_dict(between(before, after, amount, buffers, buffer_names.__contains__))
                 yield amount, model
         finally:
             plain.load_state_dict(after)
 
     return walk()
-
-
-def _between(
-    before: Mapping[str, Any], after: Mapping[str, Any], amount: float, buffers: Buffers, buffer: Callable[[str], bool]
-) -> dict[str, Any]:
-    """The state at one amount, in new memory."""
-    _check(before, after, (amount,), buffers)
-    parts = {name: {"interpolate": amount, "before": 0.0, "after": 1.0}[buffers] if buffer(name) else amount
-             for name in after}
-    state = OrderedDict((name, _mix(before[name], after[name], parts[name])) for name in after)
-    # load_state_dict reads the layers' versions there.
-    vars(state).update(vars(after) if isinstance(after, OrderedDict) else {})
-    return state
-
-
-@torch.no_grad()
-def _mix(before: Any, after: Any, amount: float) -> Any:
-    """(1 - amount)·before + amount·after in after's dtype, exact where it can be; what is not floating is after's."""
-    if not isinstance(after, Tensor):
-        return after
-    if not (after.is_floating_point() or after.is_complex()) or amount == 1:
-        return after.detach().clone()
-    old = before.detach().to(device=after.device)
-    precise = after.dtype if after.dtype.itemsize >= 4 else torch.float32
-    mixed = (1 - amount) * old.to(precise) + amount * after.to(precise)
-    unchanged = (old == after) if amount else torch.ones_like(old, dtype=torch.bool)
-    return torch.where(unchanged, old.to(precise), mixed).to(after.dtype)
-
-
-def _check(before: Mapping[str, Any], after: Mapping[str, Any], amounts: Iterable[float], buffers: str) -> None:
-    """Raise unless the two states fit each other and the numbers are in range."""
-    for amount in amounts:
-        if not 0 <= amount <= 1:
-            raise ValueError(f"amount={amount!r} must lie in [0, 1]: 0 is before, 1 is after fine-tuning")
-    if buffers not in ("interpolate", "before", "after"):
-        raise ValueError(f'buffers={buffers!r} must be "interpolate", "before" or "after"')
-    missing, added = [n for n in before if n not in after], [n for n in after if n not in before]
-    if missing or added:
-        raise ValueError(
-            f"the two states differ in their names: only before has {_some(missing)}; only after has {_some(added)}; "
-            "interpolate what they share and take the rest from one of them"
-        )
-    shapes = [f"{name} {tuple(before[name].shape)} and {tuple(after[name].shape)}" for name in after
-              if isinstance(after[name], Tensor) and before[name].shape != after[name].shape]
-    if shapes:
-        raise ValueError(f"the two states differ in their shapes, before and after: {_some(shapes)}")
-
-
-def _share(one: Any, other: Any) -> bool:
-    """Whether two tensors lie in the same memory."""
-    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or 0 in (one.numel(), other.numel()):
-        return False
-    return one.device == other.device and one.data_ptr() == other.data_ptr()
-
-
-def _some(names: list[str]) -> str:
-    """The first few names."""
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) if names else "none"

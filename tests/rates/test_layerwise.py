@@ -1,17 +1,13 @@
-"""Rates: every parameter once at its layer's rate; schedules step for step, saved, resumed and held at the end."""
+"""Rates: every parameter once at its layer's rate, in any model, for any optimizer."""
 
-import copy
-import io
 import math
-import pickle
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
-from torch.optim.lr_scheduler import CosineAnnealingLR, SequentialLR
 
-from forgetting.rates import layerwise_decay, slanted_triangular, warmup_cosine
+from forgetting.rates import layerwise_decay, slanted_triangular
 from tests import pretrained
 
 
@@ -123,107 +119,10 @@ def test_other_bad_input_raises():
         layerwise_decay(Reversed().requires_grad_(False), 0.1, 0.5)
 
 
-def optimizer():
-    return torch.optim.SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": 2.0},
-                            {"params": [torch.zeros(1, requires_grad=True)], "lr": 0.5}])
-
-
-def follow(scheduler, steps):
-    seen = []
-    for _ in range(steps):
-        seen.append(scheduler.get_last_lr())
-        scheduler.optimizer.step()
-        scheduler.step()
-    return torch.tensor(seen, dtype=torch.float64)
-
-
-def equation_three(step, steps, cut_frac, ratio):
-    """Howard and Ruder's equation 3, letter by letter."""
-    cut = math.floor(steps * cut_frac)
-    p = step / cut if step < cut else 1 - (step - cut) / (cut * (1 / cut_frac - 1))
-    return (1 + p * (ratio - 1)) / ratio
-
-
-@pytest.mark.parametrize(("steps", "cut", "ratio"), [(100, 0.1, 32), (50, 0.5, 8), (40, 0.25, 1), (100, 0.29, 32)])
-def test_slanted_triangular_is_equation_three(steps, cut, ratio):
-    expected = torch.tensor([equation_three(t, steps, cut + 1e-15, ratio) for t in range(steps)], dtype=torch.float64)
-    seen = follow(slanted_triangular(optimizer(), steps, cut=cut, ratio=ratio), steps)
-    torch.testing.assert_close(seen, expected[:, None] * torch.tensor([2.0, 0.5], dtype=torch.float64))
-
-
-def test_the_printed_formula_goes_negative_and_ours_does_not():
-    assert equation_three(14, 15, 0.1, 32) < 0
-    seen = follow(slanted_triangular(optimizer(), 15), 15)
-    assert seen.min() == 0.5 / 32
-
-
-def test_warmup_cosine_step_by_step():
-    seen = follow(warmup_cosine(optimizer(), 10, warmup=4, floor=0.1), 11)[:, 0] / 2
-    expected = [0.2, 0.4, 0.6, 0.8, *(0.1 + 0.9 * (1 + math.cos(math.pi * t / 6)) / 2 for t in range(7))]
-    torch.testing.assert_close(seen, torch.tensor(expected, dtype=torch.float64))
-    assert follow(warmup_cosine(optimizer(), 3, warmup=0), 1)[0, 0] == 2
-
-
-SCHEDULES = {"slanted": lambda optimizer: slanted_triangular(optimizer, 12, cut=0.25),
-             "cosine": lambda optimizer: warmup_cosine(optimizer, 12, warmup=3, floor=0.2)}
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_beyond_the_end_the_last_value_holds(schedule):
-    seen = follow(schedule(optimizer()), 20)
-    assert seen[12:].unique(dim=0).shape[0] == 1
-    assert (seen[12] < seen[11]).all()
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("pause", [1, 3, 7, 14])
-def test_a_resumed_run_has_the_same_rates(schedule, pause):
-    whole = follow(schedule(optimizer()), 16)
-    first = schedule(optimizer())
-    follow(first, pause)
-    file = io.BytesIO()
-    torch.save({"optimizer": first.optimizer.state_dict(), "scheduler": first.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    second = schedule(optimizer())
-    second.optimizer.load_state_dict(saved["optimizer"])
-    second.load_state_dict(saved["scheduler"])
-    assert torch.equal(follow(second, 16 - pause), whole[pause:])
-
-
-def test_the_state_carries_the_settings():
-    short = warmup_cosine(optimizer(), 5, warmup=1)
-    long = warmup_cosine(optimizer(), 50, warmup=7, floor=0.3)
-    short.load_state_dict(long.state_dict())
-    assert torch.equal(follow(short, 60), follow(long, 60))
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))])
-def test_schedulers_are_copied_and_pickled(duplicate):
-    scheduler = SCHEDULES["cosine"](optimizer())
-    follow(scheduler, 2)
-    assert torch.equal(follow(duplicate(scheduler), 5), follow(scheduler, 5))
-
-
-def test_one_after_the_other():
-    shared = optimizer()
-    scheduler = SequentialLR(shared, [slanted_triangular(shared, 10), CosineAnnealingLR(shared, 5)], milestones=[10])
-    seen = follow(scheduler, 12)
-    torch.testing.assert_close(seen[:10], follow(slanted_triangular(optimizer(), 10), 10))
-
-
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda o: slanted_triangular(o, 0), "steps=0 must be a whole number"),
-    (lambda o: slanted_triangular(o, 2.5), "steps=2.5 must be a whole number"),
-    (lambda o: slanted_triangular(o, 5), "5 steps with cut=0.1 leave no step"),
-    (lambda o: slanted_triangular(o, 50, cut=1), r"cut=1 must lie in \(0, 1\)"),
-    (lambda o: slanted_triangular(o, 50, ratio=0.5), "ratio=0.5 must be at least 1"),
-    (lambda o: slanted_triangular(o, 50, ratio=math.nan), "ratio=nan must be at least 1"),
-    (lambda o: warmup_cosine(o, 5, warmup=5), "warmup=5 must be a whole number of steps, from 0 to 4"),
-    (lambda o: warmup_cosine(o, 5, warmup=-1), "warmup=-1"),
-    (lambda o: warmup_cosine(o, 5, warmup=0.1), "warmup=0.1"),
-    (lambda o: warmup_cosine(o, 5, warmup=1, floor=2), r"floor=2 must lie in \[0, 1\]"),
-])
-def test_bad_schedules_raise(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(optimizer())
+def test_the_default_is_that_of_discriminative_fine_tuning():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))
+    rate, expected = 0.01, []
+    for _ in range(4):  # section 3.2: the last layer's rate, then each lower layer's is the one above's divided by 2.6
+        expected.insert(0, rate)
+        rate = rate / 2.6
+    assert [group["lr"] for group in layerwise_decay(model, 0.01)] == pytest.approx(expected, rel=1e-12)
