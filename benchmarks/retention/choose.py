@@ -9,6 +9,7 @@ rate. The choice, with every candidate's score, goes into ``forgetting/chosen.js
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -22,22 +23,56 @@ from rich.console import Console
 
 import forgetting
 from forgetting import methods, tasks
+from forgetting.methods import registry
 from forgetting.protocol import Diverged, Recipe, metrics, run
 from forgetting.tasks import TaskSequence
 
 CHOSEN = Path(forgetting.__file__).with_name("chosen.json")
 FIRST_SEED = 1000
+
+
+def _each(setting: str, *values: float) -> tuple[dict[str, Any], ...]:
+    return tuple({setting: value} for value in values)
+
+
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
-    "small-rate": tuple({"rate": rate} for rate in (0.3, 0.2, 0.1, 0.05, 0.03, 0.01)),
-    "ewc": tuple({"strength": strength} for strength in (1.0, 3.0, 10.0, 30.0, 60.0, 100.0)),
-    "l2sp": tuple({"strength": strength} for strength in (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)),
+    "small-rate": _each("rate", 0.3, 0.2, 0.1, 0.05, 0.03, 0.01),
+    "ewc": _each("strength", 1.0, 3.0, 10.0, 30.0, 60.0, 100.0),
+    "l2sp": _each("strength", 0.001, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "ewc-dr": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "si": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "mas": _each("strength", 0.001, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "rwalk": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "mixout": _each("probability", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
+    "lwf": _each("strength", 0.03, 0.1, 0.25, 0.5, 1.0, 2.0),
+    "kl": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "feature-l2": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "delta": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "batch-spectral-shrinkage": _each("strength", 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+    "replay": _each("strength", 0.1, 0.3, 1.0, 2.0, 4.0, 8.0),
+    "der": _each("strength", 0.03, 0.1, 0.3, 0.5, 1.0, 2.0),
+    "derpp": _each("strength", 0.03, 0.1, 0.3, 0.5, 1.0, 2.0),
+    "agem": _each("batch", 16, 32, 64, 128, 256, 512),
+    "proxy-replay": _each("strength", 0.1, 0.3, 1.0, 2.0, 4.0, 8.0),
     "freeze": tuple({"depth": depth, "rate": rate} for depth in (1, 2) for rate in (0.3, 1.0, 3.0)),
-    "linear-probe": tuple({"rate": rate} for rate in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    "layerwise-decay": tuple({"decay": decay} for decay in (0.9, 0.7, 0.5, 0.3, 0.2, 0.1)),
-    "wise-ft": tuple({"amount": amount} for amount in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
-    "joint": tuple({"rate": rate} for rate in (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    "linear-probe": _each("rate", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "gradual-unfreezing": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
+    "lp-ft": _each("share", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
+    "fisher-freezing": _each("share", 0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
+    "layerwise-decay": _each("decay", 0.9, 0.7, 0.5, 0.3, 0.2, 0.1),
+    "slanted-triangular": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
+    "warmup-stable-decay": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
+    "rewarm": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
+    "cosine": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
+    "lora": _each("rate", 0.3, 1.0, 2.0, 3.0, 5.0, 10.0),
+    "lora-ewc": _each("strength", 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+    "wise-ft": _each("amount", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "fisher-merging": _each("amount", 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "ema": _each("decay", 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
+    "sfa": _each("amount", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
+    "joint": _each("rate", 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
 }
-MNIST_FISHER = {"examples": 2000}  # exact labels of all 55 000 images would take ten backwards each
+FISHER_EXAMPLES = 2000  # exact labels of all 55 000 images would take nine backwards each
 EVERY = {"split-mnist": 40, "permuted-mnist": 200, "rotated-mnist": 200}  # steps between measurements, for display
 RATES = {"sgd": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
 console = Console()
@@ -85,31 +120,37 @@ def best(name: str, recipes: Sequence[tuple[Any, Recipe]], seeds: Sequence[int],
 @click.option("--methods", "listed", default=",".join(CANDIDATES), show_default=True, help="comma-separated")
 @click.option("--seeds", default=4, show_default=True, help=f"seeds {FIRST_SEED} and on, which no table reports")
 @click.option("--set", "fields", multiple=True, metavar="KEY=VALUE", help="fields of the recipe, e.g. epochs=1")
+@click.option("--keep", is_flag=True, help="keep the recipe and the other methods' settings that stand")
 @click.option("--store", type=click.Path(path_type=Path), default=Path("runs/choose"), show_default=True)
-def main(name: str, listed: str, seeds: int, fields: Sequence[str], store: Path) -> None:
+def main(name: str, listed: str, seeds: int, fields: Sequence[str], keep: bool, store: Path) -> None:
     """Choose for the sequence NAME and write the choice into forgetting/chosen.json."""
     torch.set_num_threads(1 if "digits" in name else torch.get_num_threads())
     given = {key: json.loads(value) for key, _, value in (field.partition("=") for field in fields)}
     drawn = range(FIRST_SEED, FIRST_SEED + seeds)
-    plain = Recipe(name, methods.get("finetune"), **{"every": 10**6, **given})
-    rates = [(rate, dataclasses.replace(plain, rate=rate)) for rate in RATES[plain.optimizer]]
-    rate, table = best("finetune", rates, drawn, learned_later, store)
-    chosen, evidence = {}, {"finetune": table}
-    recipe = dataclasses.replace(plain, rate=rate)
+    stands = methods.suggested(name) if keep else {"recipe": {}, "methods": {}, "provenance": {}}
+    given = {**stands["recipe"], **given}
+    plain = Recipe(name, methods.get("finetune"), **{**given, "every": 10**6})
+    chosen, evidence = dict(stands["methods"]), dict(stands["provenance"].get("candidates", {}))
+    if not keep:
+        rates = [(rate, dataclasses.replace(plain, rate=rate)) for rate in RATES[plain.optimizer]]
+        given["rate"], evidence["finetune"] = best("finetune", rates, drawn, learned_later, store)
+    shown = {"every": EVERY[name]} if name in EVERY else {}
+    recipe = dataclasses.replace(plain, rate=given["rate"])
     for method in listed.split(","):
-        fixed = MNIST_FISHER if method == "ewc" and "mnist" in name else {}
+        takes = inspect.signature(registry.maker(method)).parameters
+        fixed = {"examples": FISHER_EXAMPLES} if "mnist" in name and "examples" in takes and method != "delta" else {}
         settings = [{**fixed, **candidate} for candidate in CANDIDATES[method]]
         candidates = [(one, dataclasses.replace(recipe, method=methods.get(method, **one)))
                       for one in settings]
         chosen[method], evidence[method] = best(method, candidates, drawn, metrics.average_accuracy, store)
-    kept = {key: value for key, value in given.items() if key != "every"}
-    shown = {"every": EVERY[name]} if name in EVERY else {}
-    _write(name, {**kept, **shown, "rate": rate}, chosen, {
-        "command": "python -m benchmarks.retention.choose " + " ".join(sys.argv[1:]),
-        "criterion": "rate: plain fine-tuning's accuracy on the later tasks right after learning; all else: average "
-                     "accuracy over all tasks at the end; both on validation data",
-        "seeds": list(drawn), "torch": torch.__version__, "candidates": evidence,
-    })
+        commands = [*stands["provenance"].get("commands", [stands["provenance"].get("command")] if keep else []),
+                    "python -m benchmarks.retention.choose " + " ".join(sys.argv[1:])]
+        _write(name, {**given, **shown}, chosen, {
+            "commands": commands,
+            "criterion": "rate: plain fine-tuning's accuracy on the later tasks right after learning; all else: "
+                         "average accuracy over all tasks at the end; both on validation data",
+            "seeds": list(drawn), "torch": torch.__version__, "candidates": evidence,
+        })
 
 
 def _write(name: str, recipe: dict[str, Any], chosen: dict[str, Any], provenance: dict[str, Any]) -> None:

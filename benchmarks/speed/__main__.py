@@ -58,7 +58,7 @@ def summary(entry: dict[str, object]) -> str:
 
 @click.command()
 @click.option("--rows", help="names, with commas between; default: every row")
-@click.option("--parts", help=f"of {', '.join(plan.OURS + plan.OTHERS)}; default: the first four")
+@click.option("--parts", help=f"of {', '.join(plan.OURS + plan.OTHERS)}; default: the first five")
 @click.option("--peers", is_flag=True, help="the peers' parts too")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--rounds", type=int, help="instead of each row's own number")

@@ -40,7 +40,7 @@ def attempt(one: Peer, make: Callable[[], Call], truth: error.Fisher, loop: floa
 
 
 def _timed(row: Row, one: Peer, device: str, rounds: int | None) -> Entry:
-    data = row.data(max(2, row.batches // 4), device)
+    data = row.data(max(2, row.batches // 2), device)
     model = row.model(device)
     times = clock.interleave({
         "forward+backward": forward_backward(row, model, data), "ours": diagonal(row, model, data),

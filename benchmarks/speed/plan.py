@@ -12,10 +12,11 @@ from benchmarks.speed.measure import ROWS
 from benchmarks.speed.peers import PEERS
 
 OF_THEIR_OWN = {"exact": "benchmarks.speed.exact", "kronecker": "benchmarks.speed.kronecker",
-                "penalty": "benchmarks.speed.penalty", "exact-peers": "benchmarks.speed.exact_peers"}
+                "penalty": "benchmarks.speed.penalty", "steps": "benchmarks.speed.steps",
+                "exact-peers": "benchmarks.speed.exact_peers"}
 """Modules with ``ENTRIES``: name -> function of the number of rounds (None: its own) that returns an entry; and, if
 they like, ``missing(name)``: packages that are not installed."""
-OURS, OTHERS = ("empirical", "exact", "kronecker", "penalty"), ("peers", "exact-peers")
+OURS, OTHERS = ("empirical", "exact", "kronecker", "penalty", "steps"), ("peers", "exact-peers")
 
 
 @dataclass(frozen=True)

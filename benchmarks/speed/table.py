@@ -50,6 +50,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exact": lambda: tables.exact(part("cpu", "exact"), part("cpu", "exact-peers")),
     "kronecker": lambda: tables.kronecker(part("cpu", "kronecker")),
     "penalty": lambda: own("penalty"),
+    "steps": lambda: own("steps"),
     "cuda": lambda: tables.empirical(part("cuda", "empirical")),
     "cuda-peers": lambda: tables.peers(part("cuda", "peers"), part("cuda", "empirical")),
 }

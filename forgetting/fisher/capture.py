@@ -104,8 +104,12 @@ class Use:
 
     def by_examples(self, gradient: Tensor, examples: int) -> tuple[dict[str, Tensor], Tensor]:
         """The sources and the gradient at the output, [examples, repeats, …] each."""
+        return self.split(examples), self.gradient(gradient, examples)
+
+    def gradient(self, gradient: Tensor, examples: int) -> Tensor:
+        """The gradient at the output, [examples, repeats, …]."""
         assert self.step.layout is not None
-        return self.split(examples), self.step.layout.examples_first(gradient, examples)
+        return self.step.layout.examples_first(gradient, examples)
 
     def split(self, examples: int) -> dict[str, Tensor]:
         """The sources, [examples, repeats, …]."""

@@ -57,10 +57,12 @@ class Pivoted:
     precision.
 
     Args:
-        p: [..., classes], the largest first.
+        p: [..., classes], the SMALLEST first, so that tails are sums of what comes before; column k's class stands at
+            −1 − k.
         classes: which class stands where.
         own: a column's entry at its own class.
         across: what −pᵢ is multiplied with behind it.
+        gains: how much of the trace each column takes, the first column first, [..., classes − 1].
         dtype: of the columns.
     """
 
@@ -68,22 +70,19 @@ class Pivoted:
     classes: Tensor
     own: Tensor
     across: Tensor
+    gains: Tensor
     dtype: torch.dtype
 
     @classmethod
     def of(cls, p: Tensor) -> Pivoted:
         """The factor of these probabilities [..., classes]; all zeros where a position does not count."""
-        ordered, classes = p.double().sort(dim=-1, descending=True, stable=True)
-        tails = _tails(ordered)
-        behind = torch.cat([tails[..., 1:], torch.zeros_like(tails[..., :1])], -1)
-        both = tails * behind
-        across = torch.where(both > 0, ordered / both, 0.0).sqrt()
-        return cls(ordered, classes, across * behind, across, p.dtype)
-
-    def gains(self) -> Tensor:
-        """How much of the trace each column takes, [..., classes − 1]."""
-        squares = self.p.square()
-        return (self.own.square() + self.across.square() * (_tails(squares) - squares).clamp(min=0))[..., :-1]
+        ordered, classes = p.double().sort(dim=-1, stable=True)
+        tails = ordered.cumsum(-1)
+        behind = _shifted(tails)
+        squared = torch.nan_to_num(ordered / (tails * behind), 0.0, 0.0)  # 0/0 and p/0 where nothing is behind
+        gains = squared * (behind.square() + _shifted(ordered.square().cumsum(-1)))
+        across = squared.sqrt()
+        return cls(ordered, classes, across * behind, across, gains[..., 1:].flip(-1), p.dtype)
 
     def column(self, step: Tensor | int, *cells: Tensor) -> Tensor:
         """Column ``step`` of every cell, or of the cells that are named by their indices, [..., classes].
@@ -92,17 +91,17 @@ class Pivoted:
         """
         p, classes, own, across = (part[cells] if cells else part for part in
                                    (self.p, self.classes, self.own, self.across))
-        steps = torch.as_tensor(step, device=p.device).expand(p.shape[:-1]).unsqueeze(-1)
         number = torch.arange(p.shape[-1], device=p.device)
-        behind = torch.where(number > steps, -p * across.gather(-1, steps), 0.0)
-        entries = torch.where(number == steps, own, behind).to(self.dtype)
+        place = (p.shape[-1] - 1 - torch.as_tensor(step, device=p.device)).expand(p.shape[:-1]).unsqueeze(-1)
+        behind = torch.where(number < place, -p * across.gather(-1, place), 0.0)
+        entries = torch.where(number == place, own, behind).to(self.dtype)
         entries = torch.where(entries.abs() < torch.finfo(self.dtype).tiny ** 0.5, 0.0, entries)
         return torch.zeros_like(entries).scatter(-1, classes, entries)
 
 
-def _tails(p: Tensor) -> Tensor:
-    """pₖ + pₖ₊₁ + …"""
-    return p.flip(-1).cumsum(-1).flip(-1)
+def _shifted(sums: Tensor) -> Tensor:
+    """Running sums without their last term."""
+    return torch.nn.functional.pad(sums[..., :-1], (1, 0))
 
 
 def factored(p: Tensor, tolerance: float) -> Columns:
@@ -113,20 +112,22 @@ def factored(p: Tensor, tolerance: float) -> Columns:
         tolerance: the share of the trace, over the batch, that may be dropped.
     """
     factor = Pivoted.of(p)
-    gains = factor.gains().cummin(-1).values  # a cell's columns are kept in its own order
-    examples, steps = len(p), gains.shape[-1]
-    falling = gains.reshape(-1).sort(descending=True)
-    whole, kept = factor.gains().sum(), torch.zeros_like(falling.values, dtype=torch.bool)
+    examples, positions, steps = factor.gains.shape
+    gains = factor.gains.cummin(-1).values.reshape(examples, -1)  # a cell's columns are kept in its own order
+    falling, where = gains.flatten().sort(descending=True)
+    whole = factor.gains.sum()
     # what the columns before this one leave is still too much to drop
-    before = falling.values.cumsum(0) - falling.values
-    kept[falling.indices] = (whole - before > tolerance * whole) & (falling.values > 0)
-    kept = kept.view(examples, -1)
+    needed = (whole - (falling.cumsum(0) - falling) > tolerance * whole) & (falling > 0)
+    kept = torch.zeros_like(needed).index_put_((where,), needed).view(examples, -1)
     counts = kept.sum(1)
     number = int(counts.max()) if examples else 0
-    order = torch.where(kept, gains.reshape(examples, -1), -1.0).argsort(dim=1, descending=True, stable=True)
-    slot = torch.arange(number, device=p.device).expand(examples, number)
-    row, place = (slot < counts.unsqueeze(1)).nonzero(as_tuple=True)
-    cell = order[row, place]
+    row, cell = kept.nonzero(as_tuple=True)
+    place = cell
+    if positions > 1:
+        order = torch.where(kept, gains, -1.0).argsort(dim=1, descending=True, stable=True)
+        slot = torch.arange(number, device=p.device).expand(examples, number)
+        row, place = (slot < counts.unsqueeze(1)).nonzero(as_tuple=True)
+        cell = order[row, place]
     position, step = cell // max(1, steps), cell % max(1, steps)
     found = p.new_zeros(number, *p.shape)
     found[place, row, position] = factor.column(step, row, position)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.capture import Operand, Use
-from forgetting.fisher.rules import add_powers, powered, tile, widened
+from forgetting.fisher.rules import add_powers, tile, widened
 from forgetting.fisher.rules.base import exhausted
 from forgetting.fisher.tied import Tied
 from forgetting.parameters import Parameters
@@ -118,6 +118,9 @@ class Ledger:
 
     def receive(self, use: Use, gradient: Tensor) -> None:
         """One use's gradient at its output, in the backward pass, which records no graph."""
+        if use in self._squares and not (self._tied or self._kept or self.observer):
+            self._add_powers(use, widened(use.gradient(gradient, self.examples)))
+            return
         totals, observed = self._totals.get(use, {}), self._observed.get(use, {})
         tied = [self._tied[name] for operand in use.slots.values() for name in operand.names
                 if name in self._tied] if self._tied else []
@@ -131,20 +134,20 @@ class Ledger:
         if use in self._kept:
             self._gradients[use] = (sources, g)
         if self.several and totals and use.rule.separates(sources, use.call):
-            self._add_powers(use, sources, widened(g))
+            self._squares.setdefault(use, (sources, torch.zeros_like(widened(g))))
+            self._add_powers(use, widened(g))
         elif totals:
             use.rule.accumulate(sources, g, use.call, totals, self.power, self.memory)
         if not (self.several or tied or use in self._kept):
             use.release()
 
-    def _add_powers(self, use: Use, sources: Mapping[str, Tensor], g: Tensor) -> None:
+    def _add_powers(self, use: Use, g: Tensor) -> None:
         """Σ over cotangents of |gradient at the output|^power, which is multiplied with the input's once."""
-        if use not in self._squares:
-            self._squares[use] = (sources, powered(g, self.power))
-        elif self.power == 2:
-            self._squares[use][1].addcmul_(g, g)
+        powers = self._squares[use][1]
+        if self.power == 2:
+            powers.addcmul_(g, g)
         else:
-            self._squares[use][1].add_(g.abs())
+            powers.add_(g.abs())
 
     def settle(self) -> None:
         """At the end of one cotangent's backward: what had to wait for a parameter's other uses."""

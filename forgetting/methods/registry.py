@@ -55,7 +55,7 @@ def describe(name: str) -> str:
         >>> describe("finetune")
         'Plain fine-tuning: nothing is kept on purpose.'
     """
-    return (inspect.getdoc(_maker(name)) or "").splitlines()[0]
+    return (inspect.getdoc(maker(name)) or "").splitlines()[0]
 
 
 def get(name: str, *, sequence: str | None = None, **settings: Setting) -> Method:
@@ -90,14 +90,14 @@ def get(name: str, *, sequence: str | None = None, **settings: Setting) -> Metho
 
 def _made(name: str, sequence: str | None, settings: dict[str, Setting]) -> Method:
     """One method with its settings."""
-    maker = _maker(name)
-    known = list(inspect.signature(maker).parameters)
+    make = maker(name)
+    known = list(inspect.signature(make).parameters)
     for key in settings:
         if key not in known:
             raise ValueError(nearest(f"setting of {name!r}", key, known) if known
                              else f"{name!r} has no settings, so {key!r} cannot be set")
     chosen = suggested(sequence)["methods"].get(name, {}) if sequence is not None else {}
-    return maker(**{**chosen, **settings})
+    return make(**{**chosen, **settings})
 
 
 def suggested(sequence: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def suggested_recipe(sequence: str) -> dict[str, Any]:
     return dict(suggested(sequence)["recipe"])
 
 
-def _maker(name: str) -> Callable[..., Method]:
+def maker(name: str) -> Callable[..., Method]:
     """What makes a method of that name."""
     if name not in _METHODS:
         raise ValueError(nearest("method", name, _METHODS) + "; one of your own is named file.py:Class")
