@@ -85,9 +85,11 @@ def grouped(model: nn.Module, names: Iterable[str], order: Iterable[str], *,
 
 
 def _owner(name: str) -> str:
-    """The path of the module that owns a parameter; a parametrised weight belongs to the module that uses it."""
-    path = name.rpartition(".")[0]
-    return ("." + path).partition(".parametrizations.")[0].removeprefix(".")
+    """The path of the module that owns a parameter; a parametrised weight and an adapter belong to their layer."""
+    path = "." + name.rpartition(".")[0]
+    for inside in (".parametrizations.", ".base_layer", ".lora_"):
+        path = path.partition(inside)[0]
+    return path.removeprefix(".")
 
 
 def _block_owner(model: nn.Module) -> Callable[[str], str]:

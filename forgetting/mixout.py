@@ -104,6 +104,9 @@ class _Mixing(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return weight
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError("mixout under DataParallel would draw the same mask in every step, for its replicas are "
+                               "thrown away: use DistributedDataParallel")
         kept = self._mask(weight).to(weight.dtype).div_(1 - self.probability)
         return self.anchor + kept * (weight - self.anchor)
 

@@ -32,14 +32,16 @@ def sensitivity(
 
     .. math:: \Omega_i = \frac1N \sum_{n=1}^{N} \Big| \partial_{\theta_i} \lVert f_\theta(x_n) \rVert_2^2 \Big|
 
-    f are the model's outputs (logits, not probabilities), all positions of a sequence together, and nothing is halved:
-    what comes back through the network is 2f. Labels are not read. The batch size never enters.
+    f are the model's outputs (logits, not probabilities), at all positions that a sequence's ``attention_mask`` counts
+    together, and nothing is halved: what comes back through the network is 2f. Labels are not read. The batch size
+    never enters.
 
     Args:
         model: any module; it is run in eval mode (fault F6) and left as found.
         data: batches: inputs alone (a tensor, a tuple of one, a mapping without ``labels``), or what :func:`diagonal`
             takes, whose targets are not read.
-        forward: ``forward(model, batch) -> (outputs, anything)`` for batches or models of another shape.
+        forward: ``forward(model, batch) -> (outputs, anything)`` for batches or models of another shape; a boolean
+            [sequences, positions] in the second place says which positions count.
         outputs: the columns of the last output dimension that belong to the task; the others are left out of the norm.
         parameters: patterns or a function of the name; default: every parameter that requires a gradient.
         examples: stop after exactly this many, the FIRST ones.
@@ -76,7 +78,10 @@ def sensitivity(
 
 
 def unlabelled(model: nn.Module, batch: Batch) -> tuple[Any, Any]:
-    """Call the model on a batch with or without targets."""
+    """Call the model on a batch with or without targets; in place of targets, what an ``attention_mask`` counts."""
+    if isinstance(batch, Mapping) and isinstance(batch.get("attention_mask"), Tensor):
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        return model(**inputs), batch["attention_mask"] != 0
     if isinstance(batch, Tensor):
         return model(batch), None
     if isinstance(batch, Mapping) and "labels" not in batch:
@@ -91,4 +96,7 @@ class _SquaredNorm(Labels):
 
     def cotangents(self, outputs: Tensor, targets: Tensor) -> list[Tensor]:
         finite(outputs)
+        counted = isinstance(targets, Tensor) and targets.dtype == torch.bool and outputs.ndim == 3
+        if counted and targets.shape == outputs.shape[:2]:
+            return [2 * outputs * targets.unsqueeze(-1)]  # padding is no part of an example
         return [2 * outputs]

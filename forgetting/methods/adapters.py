@@ -18,7 +18,8 @@ def lora(*, rank: int = 8, scale: float = 1.0, rate: float = 1.0) -> Method:
 
     def prepare(model: nn.Module, situation: Situation) -> Handle:
         last = set(used_and_unused(model, situation.inputs)[0][-1])
-        return adapted(model, rank=rank, scale=scale, head=last.__contains__, inputs=situation.inputs)
+        return adapted(model, rank=rank, scale=scale, head=last.__contains__, inputs=situation.inputs,
+                       seed=situation.seed)
 
     return Method("lora", {"rank": rank, "scale": scale, "rate": rate}, prepare=prepare, rate=rate)
 
@@ -29,8 +30,9 @@ def lora_ewc(*, strength: float = 30.0, rank: int = 8, scale: float = 1.0, label
     own: dict[str, Any] = {"strength": strength, "labels": labels, "decay": decay, "examples": examples}
     ProductEWC(**own)
 
-    def prepare(model: nn.Module, _: Situation) -> Handle:
-        return adapted(model, rank=rank, scale=scale, modules="*")  # the last too: the penalty holds adapters only
+    def prepare(model: nn.Module, situation: Situation) -> Handle:
+        # the last too: the penalty holds adapters only
+        return adapted(model, rank=rank, scale=scale, modules="*", seed=situation.seed)
 
     return Method("lora-ewc", {**own, "rank": rank, "scale": scale, "rate": rate},
                   regularizer=lambda: ProductEWC(**own), prepare=prepare, rate=rate)

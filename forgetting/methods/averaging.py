@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -33,8 +34,10 @@ def fisher_merging(*, amount: float = 0.5, labels: str = "exact", examples: int 
         def matrix(numbers: range) -> Curvature:
             """The sum of the tasks' matrices at the model's present weights."""
             tasks = (*situation.before, situation.task)
-            found = [fisher.diagonal(model, tasks[number].train.batches(situation.batch), labels=labels,
-                                     outputs=situation.columns[number], examples=examples) for number in numbers]
+            mixed = torch.Generator().manual_seed(situation.seed)  # with examples=, the first n are a sample
+            found = [fisher.diagonal(
+                model, tasks[number].train.batches(situation.batch, shuffle=True, generator=mixed), labels=labels,
+                outputs=situation.columns[number], examples=examples) for number in numbers]
             total: Curvature = found[0]
             for more in found[1:]:
                 total = total.blend(more, 1.0)

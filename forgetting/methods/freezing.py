@@ -68,7 +68,7 @@ def fisher_freezing(*, share: float = 0.5, labels: str = "exact", examples: int 
     """The layers that hold most of the Fisher information of the task before are frozen."""
 
     def prepare(model: nn.Module, situation: Situation) -> Handle:
-        mixed = torch.Generator().manual_seed(0)  # with examples=, the first n are a sample
+        mixed = torch.Generator().manual_seed(situation.seed)  # with examples=, the first n are a sample
         data = situation.before[-1].train.batches(situation.batch, shuffle=True, generator=mixed)
         matrix = fisher.diagonal(model, data, labels=labels, examples=examples, outputs=situation.columns[-2])
         return freezing.freeze_important(model, matrix, share, inputs=situation.inputs)
@@ -77,10 +77,10 @@ def fisher_freezing(*, share: float = 0.5, labels: str = "exact", examples: int 
                   prepare=prepare, rate=rate)
 
 
-def mixed_out(*, probability: float = 0.5, seed: int = 0) -> Method:
+def mixed_out(*, probability: float = 0.5) -> Method:
     """Mixout: weights are replaced by those before the task at random while they learn."""
 
-    def prepare(model: nn.Module, _: Situation) -> Handle:
-        return mixout(model, probability, seed=seed)
+    def prepare(model: nn.Module, situation: Situation) -> Handle:
+        return mixout(model, probability, seed=situation.seed)
 
-    return Method("mixout", {"probability": probability, "seed": seed}, prepare=prepare)
+    return Method("mixout", {"probability": probability}, prepare=prepare)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetting.protocol.recipe import Recipe
+from forgetting.rehearsal import Rehearsal
 from forgetting.tasks import TaskSequence
 
 
@@ -62,9 +63,11 @@ def forecast(recipe: Recipe, sequence: TaskSequence, model: nn.Module) -> Foreca
             batch = source.subset(torch.arange(size)).to(recipe.device).batches(size)
             began = time.perf_counter()
             regularizer.consolidate(model, batch, outputs=sequence.columns(0, 1))
-            took = (time.perf_counter() - began) * examples / size
-        seconds += took
-        kept += sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
+            took = time.perf_counter() - began
+        reads = getattr(regularizer, "needs_data", True)
+        seconds += took * examples / size if reads else took
+        taken = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(regularizer.state_dict()))
+        kept += taken * examples // size if isinstance(regularizer, Rehearsal) else taken
     return Forecast(seconds, kept)
 
 

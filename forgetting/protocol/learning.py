@@ -92,14 +92,14 @@ class Learning:
     def learn(self, number: int) -> None:
         """Learn one task more and test on all."""
         recipe = self.recipe
-        if recipe.method.joint and number > 1:
-            self.model.load_state_dict(self.given)
-        situation = self._situation(number)
         with seeded(derive(self.seed, "task", number), recipe.device), Peak(recipe.device) as peak:
             consolidation = self._consolidate(number) if self.regularizers and number > 1 else 0.0
+            if recipe.method.joint and number > 1:
+                self.model.load_state_dict(self.given)
+            situation = self._situation(number)
             training = self._train(number, situation)
             if number > 1:
-                self._look_back(number, situation)
+                consolidation += self._look_back(number, situation)
         self.learned = number
         self._measure(number)
         if number == 1:
@@ -181,7 +181,8 @@ class Learning:
         steps = self._lesson(number).steps(batch, self.recipe.epochs)
         looking_back = any(part.average or part.curve or part.follow for part in self.parts)
         start = copy.deepcopy(self.model.state_dict()) if looking_back else {}
-        return Situation(task, tuple(self.sequence.tasks[: number - 1]), inputs, columns, steps, batch, start)
+        return Situation(task, tuple(self.sequence.tasks[: number - 1]), inputs, columns, steps, batch, start,
+                         derive(self.seed, "method", number))
 
     def _tools(self, number: int, situation: Situation,
                undo: contextlib.ExitStack) -> tuple[Optimizer, list[Schedule]]:
@@ -219,15 +220,19 @@ class Learning:
                 undo.enter_context(part.follow(self.model, optimizer, situation))
         return optimizer, schedules
 
-    def _look_back(self, number: int, situation: Situation) -> None:
-        """What methods do with the weights before and after a task."""
+    def _look_back(self, number: int, situation: Situation) -> float:
+        """What methods do with the weights before and after a task; the seconds that took, without measuring."""
+        seconds = 0.0
         for part in self.parts:
             if part.curve is not None:
                 for amount, model in part.curve(self.model, situation):
                     accuracy = list(self._monitor(number, model).measure().values())
                     self.figures["curve"].append({"task": number, "amount": amount, "accuracy": accuracy})
             if part.average is not None:
+                started = clock(self.recipe.device)
                 part.average(self.model, situation)
+                seconds += clock(self.recipe.device) - started
+        return seconds
 
     def _optimizer(self, parameters: Any, rate: float) -> Optimizer:
         """A new optimizer of the recipe's kind."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from forgetting.protocol.measure import clock
 
 if TYPE_CHECKING:
     from forgetting.protocol.monitor import Monitor
@@ -47,6 +48,10 @@ class Logbook:
         self._losses: list[Tensor] = []
         self._task_losses: list[Tensor] = []
 
+    def _clock(self) -> float:
+        """Seconds, once a GPU has done what the training gave it: its time is not that of measuring."""
+        return clock(next(self.monitor.model.parameters()).device)
+
     @property
     def due(self) -> bool:
         """Whether the present step is measured."""
@@ -58,7 +63,7 @@ class Logbook:
         self._losses.append(loss.detach())
         self._task_losses.append(task_loss.detach())
         if self.due and (terms or self.by_hooks):
-            started = time.perf_counter()
+            started = self._clock()
             others = [regularizer.penalty(self.monitor.model, inputs, logits) for regularizer in self.by_hooks]
             penalty = torch.stack([*terms, *others]).sum()
             pull = gradient_norm(penalty, self.monitor.model)
@@ -66,11 +71,11 @@ class Logbook:
             self.penalties.append({"task": self.where["task"], "step": self._step, "penalty": float(penalty.detach()),
                                    "pull": pull, "gradient": gradient,
                                    "ratio": pull / gradient if gradient else None})
-            self.seconds += time.perf_counter() - started
+            self.seconds += self._clock() - started
 
     def after(self) -> None:
         """Called once a step, after the optimizer's."""
-        started = time.perf_counter()
+        started = self._clock()
         if self.due:
             loss = self.check()
         accuracy = self.monitor.step()
@@ -79,7 +84,7 @@ class Logbook:
             penalty = {name: value for name, value in (self.penalties or [{}])[-1].items()
                        if name not in ("task", "step")}
             self.observe({"event": "step", **self.where, **self.steps[-1], **penalty})
-            self.seconds += time.perf_counter() - started
+            self.seconds += self._clock() - started
 
     def check(self) -> float:
         """The mean task loss since the last call; every loss since then must be finite.

@@ -41,6 +41,7 @@ class Situation:
         batch: examples a step.
         start: the model's state dict before the task, a copy; empty for a method that has neither ``follow`` nor
             ``average`` nor ``curve``.
+        seed: for what the method draws: of the run and the task.
 
     Example:
         >>> from forgetting.tasks import sequence
@@ -56,6 +57,7 @@ class Situation:
     steps: int
     batch: int
     start: Mapping[str, Tensor]
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,7 @@ class Method:
         if self.regularizer is None:
             return {}
         fresh = self.regularizer()
-        plain = {key: value for key, value in vars(fresh).items() if isinstance(value, float | int | str | bool | None)}
-        return {"regularizer": type(fresh).__qualname__, **plain}
+        return {"regularizer": type(fresh).__qualname__, **{key: _said(value) for key, value in vars(fresh).items()}}
 
     def as_data(self) -> dict[str, Any]:
         """Name, settings and plain fields, ready for JSON."""
@@ -145,10 +146,25 @@ class Method:
         return {**own, "combined": [part.as_data() for part in self.combined]} if self.combined else own
 
 
+def _said(value: Any) -> Any:
+    """What a setting says of itself, in plain data: also what is nested in it, such as a memory's share."""
+    if isinstance(value, float | int | str | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _said(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_said(entry) for entry in value]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    own = {} if callable(value) else getattr(value, "__dict__", {})
+    return [name, {key: entry for key, entry in own.items() if isinstance(entry, float | int | str | bool | None)}]
+
+
 def combine(*methods: Method) -> Method:
     """Methods that act together: penalties add up, rates multiply, freezing and adapters hold at the same time.
 
-    Hooks and what changes weights after a task run in the order given. At most one of them may make the optimizer's
+    What is prepared, hooks, and what changes weights after a task run in the order given: name adapters before what
+    freezes layers. A path integral takes every other penalty in the loss for a part of the task's: give these
+    ``mode="gradient"``. At most one of them may make the optimizer's
     parameter groups, at most one may walk a curve, and at most one may set rates by an ``LRScheduler``.
 
     Args:

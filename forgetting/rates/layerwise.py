@@ -51,7 +51,8 @@ def layerwise_decay(
 
     Differs:
         ELECTRA gives all embeddings one layer and the head the place of one more; here each module outside of the
-        blocks is a layer.
+        blocks is a layer. Heads and branches that stand side by side count as layers one after the other: give several
+        heads a group of their own.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

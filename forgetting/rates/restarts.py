@@ -31,7 +31,7 @@ def rewarm(optimizer: Optimizer, tasks: Sequence[int], *, warmup: int = 0, floor
         optimizer: its groups' rates are the peak, in every task.
         tasks: number of the optimizer's steps in each task.
         warmup: steps of the rise, in each task, from 0 to one less than the shortest task's.
-        floor: last rate of a task as a part of the peak, in [0, 1].
+        floor: the rate behind a task's last step as a part of the peak, in [0, 1].
 
     Returns:
         A torch scheduler, stepped once an optimizer step. Beyond the last task the rate stays at the floor. It sets

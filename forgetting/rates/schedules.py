@@ -98,7 +98,7 @@ def warmup_cosine(optimizer: Optimizer, steps: int, *, warmup: int, floor: float
         optimizer: its groups' rates are the peak, reached at step ``warmup``.
         steps: number of calls of ``scheduler.step()``, one after each of the optimizer's.
         warmup: steps of the rise, from 0 to ``steps - 1``.
-        floor: last rate as a part of the peak, in [0, 1].
+        floor: the rate behind the last step as a part of the peak, in [0, 1].
 
     Returns:
         A torch scheduler, stepped once an optimizer step. Beyond the last step the rate stays at the floor. It sets

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from forgetting.fisher.batches import default_forward, first, unwrap
+from forgetting.fisher.batches import default_forward, first, transform, unwrap
 from forgetting.fisher.estimate import task_columns
 from forgetting.parameters import Selection, unwrapped
 from forgetting.regularizers.features import FeatureDistance, channel_axis
@@ -88,7 +88,9 @@ class DELTA(FeatureDistance):
         paths: list[str] = []
         sums: dict[str, Tensor] = {}
         whole, count = 0.0, 0
+        device = next(model.parameters()).device
         for batch in first(data, self.examples):
+            batch = transform(batch, partial(Tensor.to, device=device))
             with as_tested(model), torch.no_grad():
                 if not paths:
                     paths = chosen(model, self.modules) if self.modules is not None else usual(model, _inputs(batch))
@@ -103,7 +105,6 @@ class DELTA(FeatureDistance):
                             sums[path][channel] += _loss(model, batch, columns)[0]
         if not count:
             raise ValueError("data holds no examples, so no channel's importance can be told")
-        device = next(model.parameters()).device
         return {path: torch.softmax((total - whole) / count, 0).to(device, torch.float32)
                 for path, total in sums.items()}
 

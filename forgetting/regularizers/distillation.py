@@ -97,8 +97,11 @@ def counted(inputs: Any, places: Tensor) -> Tensor | None:
     Raises:
         ValueError: where the mask has another shape than the positions.
     """
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if mask is None or places.ndim != 3:
+    if not isinstance(inputs, Mapping) or places.ndim != 3:
+        return None
+    decoding = any(key.startswith("decoder_") for key in inputs)  # the encoder's mask counts the encoder's positions
+    mask = inputs.get("decoder_attention_mask" if decoding else "attention_mask")
+    if mask is None:
         return None
     if mask.shape != places.shape[:2]:
         raise ValueError(f"the attention_mask has the shape {tuple(mask.shape)} and the model computes at the "
@@ -107,8 +110,9 @@ def counted(inputs: Any, places: Tensor) -> Tensor | None:
 
 
 def _in_full(logits: Tensor) -> Tensor:
-    """Logits in float32 or better."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """Logits in float32 or better; −∞, by which models leave columns out, as a number that a softmax takes for 0."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide).clamp(min=torch.finfo(wide).min / 4)
 
 
 def _check_width(columns: Tensor | None, before: int, now: int) -> None:

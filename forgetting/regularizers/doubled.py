@@ -54,7 +54,8 @@ def when_summed(penalty: Tensor, weight: Tensor, then: Callable[[], None]) -> No
         before = _stamp(weight)
 
         def ended() -> None:
-            if _stamp(weight) != before and gradient.item() != 0:
+            after = _stamp(weight)
+            if (after[0] is not before[0] or after[1] != before[1]) and gradient.item() != 0:
                 then()
 
         torch.autograd.Variable._execution_engine.queue_callback(ended)
@@ -62,9 +63,9 @@ def when_summed(penalty: Tensor, weight: Tensor, then: Callable[[], None]) -> No
     penalty.register_hook(passed)
 
 
-def _stamp(weight: Tensor) -> tuple[int, int] | None:
-    """What changes when something is added to a weight's gradient."""
-    return None if weight.grad is None else (id(weight.grad), weight.grad._version)
+def _stamp(weight: Tensor) -> tuple[Tensor | None, int]:
+    """What changes when something is added to a weight's gradient; held, so that no other can take its place."""
+    return weight.grad, 0 if weight.grad is None else weight.grad._version
 
 
 def _tell(regularizer: Regularizer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -84,36 +84,70 @@ def located(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
 
 
 def features(modules: Mapping[str, nn.Module], run: Callable[[], Any], *, entering: bool = False) -> Features:
-    """What modules give out (or, entering, receive) while something runs: path -> a tensor for each call."""
-    found: Features = {path: [] for path in modules}
+    """What modules give out (or, entering, receive) while something runs: path -> a tensor for each call.
 
-    def note(path: str, _module: nn.Module, positional: Any, named: Any, output: Any) -> None:
-        found[path].append(_first(path, (positional, named) if entering else output))
+    What a later layer overwrites (``ReLU(inplace=True)``, a residual ``x += …``) is copied in a second run.
+    """
+    for copied in (False, True):
+        found: dict[str, list[Heard]] = {path: [] for path in modules}
 
-    hooks = []
-    try:
-        for path, module in modules.items():
-            hooks.append(module.register_forward_hook(partial(note, path), with_kwargs=True))
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+        def note(path: str, _module: nn.Module, positional: Any, named: Any, output: Any, *,
+                 found: dict[str, list[Heard]] = found, copied: bool = copied) -> None:
+            value = _first(path, (positional, named) if entering else output)
+            found[path].append(Heard.of(value.clone() if copied else value))
+
+        hooks = []
+        try:
+            for path, module in modules.items():
+                hooks.append(module.register_forward_hook(partial(note, path), with_kwargs=True))
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if copied or not _overwritten(found):
+            break
+    return _values(found)
 
 
 def now(model: nn.Module, paths: Iterable[str], inputs: Any, listener: Listener | None, *,
         entering: bool = False) -> Features:
     """The features of the model as it is: those that a listener heard, else of a pass of its own in eval mode."""
-    paths = list(paths)
-    found = None
-    if listener is not None:
-        found = listener.take(inputs)
+    paths, found = list(paths), None
+    modules = located(model, paths)
+    if listener is not None and listener.hears(model):
         listener.hear(paths)
+        found = listener.take(inputs)
     if found is None:
-        found = features(located(model, paths), lambda: called(model, inputs), entering=entering)
+        found = features(modules, lambda: called(model, inputs), entering=entering)
         if listener is not None:
             listener.forget()
+    for path, module in modules.items():
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in module.parameters())
+        if learns and not entering and not all(value.requires_grad for value in found[path]):
+            raise ValueError(f"the module {path!r} learns, and what it gives out carries no gradient, so nothing would "
+                             "hold it: does it run in a reentrant checkpoint (use_reentrant=False keeps gradients)? Or "
+                             "name others with modules=")
     return found
+
+
+class Heard(NamedTuple):
+    """A tensor, and how often it had been overwritten when it was heard."""
+
+    value: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, value: Tensor) -> Heard:
+        return cls(value, value._version)
+
+
+def _overwritten(found: Mapping[str, list[Heard]]) -> bool:
+    """Whether a layer wrote into something after it had been heard."""
+    return any(heard.value._version != heard.version for calls in found.values() for heard in calls)
+
+
+def _values(found: Mapping[str, list[Heard]]) -> Features:
+    return {path: [heard.value for heard in calls] for path, calls in found.items()}
 
 
 class Listener:
@@ -126,9 +160,13 @@ class Listener:
         self._model, self._entering = unwrapped(model), entering
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._open = False
-        self._found: Features = {}
+        self._found: dict[str, list[Heard]] = {}
         self._hooks: list[Any] = []
         self._paths: list[str] = []
+
+    def hears(self, model: nn.Module) -> bool:
+        """Whether it is this model that it listens to."""
+        return unwrapped(model) is self._model
 
     def hear(self, paths: Iterable[str]) -> None:
         """From the next forward pass on, listen to these modules."""
@@ -145,12 +183,13 @@ class Listener:
         ]
 
     def take(self, inputs: Any) -> Features | None:
-        """The features of the pass on exactly these inputs, once; ``None`` where there was no such pass."""
+        """The features of the pass on exactly these inputs, once; ``None`` where there was no such pass, or where
+        something was overwritten in it."""
         call, found = self._call, self._found
         self.forget()
         if call is None or not _same(call, arguments(inputs)) or any(path not in found for path in self._paths):
             return None
-        return found
+        return None if _overwritten(found) else _values(found)
 
     def forget(self) -> None:
         """Let go of what was heard."""
@@ -172,7 +211,8 @@ class Listener:
     def _note(self, path: str, expected: nn.Module, module: nn.Module, positional: Any, named: Any,
               output: Any) -> None:
         if self._open and module is expected:  # not where a replica or a shallow copy wears the same hook
-            self._found.setdefault(path, []).append(_first(path, (positional, named) if self._entering else output))
+            value = _first(path, (positional, named) if self._entering else output)
+            self._found.setdefault(path, []).append(Heard.of(value))
 
     def _end(self, module: nn.Module, positional: Any, output: Any) -> None:
         self._open = False

@@ -33,8 +33,9 @@ class PathRegularizer(QuadraticRegularizer):
 
     In mode ``"loss"`` the gradient already holds this penalty's own, λA(θ−μ), which is taken out in closed form (fault
     F4) at the steps that it took part in: those before which ``backward`` went through a value of :meth:`penalty`. It
-    must be in there once a step, with the factor 1 (micro-batches: a part of it in each). Other regularizers' loss
-    terms cannot be told from the task's; in mode ``"gradient"`` or ``"proximal"`` all of them come after the path.
+    must be in there once a step, with the factor 1 (micro-batches: a part of it in each). Of weights in 16 bits the sum
+    of both is rounded, which a path cannot take back: use mode ``"gradient"`` for them. Other regularizers' loss terms
+    cannot be told from the task's; in mode ``"gradient"`` or ``"proximal"`` all of them come after the path.
 
     **Cost**: two copies of the parameters while attached, two in the state; a step: weights and gradients are
     copied before it and one pass goes over them, the new weights and the path after it; in mode ``"loss"`` one fused
@@ -101,9 +102,10 @@ class PathRegularizer(QuadraticRegularizer):
 
     def _note(self, value: Tensor, model: nn.Module) -> None:
         """Count the backward passes that sum a value of the penalty into the gradients; looking at it is none."""
-        learning = list(named(model, self.parameters, trainable=True).values())
-        if learning:
-            when_summed(value, learning[0], self._enter)
+        reaching = self._reaching(model)
+        weight = next((weight for weight in reaching[1].values() if weight.requires_grad), None) if reaching else None
+        if weight is not None:
+            when_summed(value, weight, self._enter)
 
     def _enter(self) -> None:
         """One backward pass more."""

@@ -59,7 +59,8 @@ class RWalk(PathRegularizer):
     batch's mean gradient: its scale is that of the batch size (fault F1). Here F is estimated example by example, once,
     at θ*; batch squares serve as the metric F_ik only, whose scale the normalisation takes out again but for ε. The
     terms are divided by their maxima before tasks are added, not after. ``decay=0.5`` weighs tasks as the paper's
-    running mean of scores does, at twice its scale from the second task on. s is cut at 0 once, after the sum.
+    running mean of scores does, at twice its scale, but for the first, which has half its share there. s is cut at 0
+    once, after the sum.
 
     Example:
         >>> import torch

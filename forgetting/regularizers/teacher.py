@@ -165,8 +165,10 @@ class Taught(Regularizer):
         if self._teacher is None:
             raise RuntimeError("there is nothing to compare with before consolidate")
         live = live_tensors(model)
-        self._teacher = self._teacher.beside(live)
-        return compare(self._teacher.past(model, live), inputs, *others)
+        teacher = self._teacher.beside(live)
+        if all(value.dtype == teacher.values[name].dtype for name, value in self._teacher.values.items()):
+            self._teacher = teacher  # moved, not rounded
+        return compare(teacher.past(model, live), inputs, *others)
 
     def _learned(self) -> dict[str, Any]:
         values = self._teacher.values if self._teacher else {}

@@ -138,3 +138,27 @@ def test_the_first_examples_only():
     few, all_of_them = (fisher.sensitivity(model, data, examples=count)["0.bias"]
                         for data, count in (([examples()], 4), ([examples()[:4]], None)))
     torch.testing.assert_close(few, all_of_them, rtol=1e-12, atol=0)
+
+
+def test_padding_is_no_part_of_a_sequence():
+    """Two sequences, one by one or padded to one length, have the same importance."""
+    torch.manual_seed(0)
+    table, head = nn.Embedding(7, 4, dtype=torch.float64), nn.Linear(4, 3, dtype=torch.float64)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = table, head
+
+        def forward(self, input_ids, attention_mask):
+            return self.head(self.table(input_ids))
+
+    short, long = torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5]])
+    alone = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in (short, long)]
+    both, mask = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    padded = [{"input_ids": both, "attention_mask": mask}]
+    model = Reader()
+    one, two = (fisher.sensitivity(model, data) for data in (alone, padded))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name])
+    assert not two["table.weight"][0].any()

@@ -137,7 +137,7 @@ def test_shards_are_refused_by_name(monkeypatch):
         LwF(1.0).consolidate(seeded(Both))
 
 
-def test_it_follows_the_model_to_another_dtype_and_keeps_whole_numbers():
+def test_it_follows_the_model_to_another_dtype_and_remembers_in_its_own():
     model = seeded(norms)
     lwf = LwF(1.0)
     lwf.consolidate(model)
@@ -146,5 +146,5 @@ def test_it_follows_the_model_to_another_dtype_and_keeps_whole_numbers():
     model.float()
     assert lwf.penalty(model, numbers(5, 4).float()).item() == pytest.approx(value.item(), rel=1e-4)
     state = lwf.state_dict()["teacher"]
-    assert state["0.weight"].dtype == torch.float32
+    assert state["0.weight"].dtype == torch.float64  # what is remembered is not rounded by a look
     assert state["1.num_batches_tracked"].dtype == torch.int64
