@@ -65,6 +65,12 @@ class TestWorkList:
         assert examples.tolist() == [15] * 5
         assert vectors.shape == (5, 2)
 
+    def test_outer_products_make_the_graph_cheap(self):
+        """Squares that wait for the last column: more columns go through the graph before a list is worth its pass."""
+        columns = self.columns([1] * 12 + [3] * 4, 3)
+        assert columns.shared() == 1
+        assert columns.shared(outer=True) == 3
+
     def test_equals_share_one_graph(self):
         assert self.columns([6] * 16, 6).shared() == 6
 

@@ -50,6 +50,16 @@ def test_a_penalty_of_strength_0_beside_another_changes_nothing():
     assert all(torch.equal(both[name], value) for name, value in alone.items())
 
 
+@pytest.mark.parametrize(("scenario", "columns"), [("class", (0, 1, 2, 3, 4, 5)), ("task", None)])
+def test_old_examples_compete_with_what_their_scenario_says(scenario, columns):
+    """In class-incremental learning all classes so far, else each task's own."""
+    learning = Learning(tiny.recipe(methods.get("replay", share=0.5), scenario), 0, lambda _: None)
+    learning.begin()
+    for number in (1, 2, 3):
+        learning.learn(number)
+    assert learning.regularizers["replay"].columns == columns
+
+
 def test_each_keeps_its_own_mode():
     """Of the loss only the part in loss mode is a term; the other pulls by its hook."""
     loss = learned(combine(tiny.ewc(3.0), tiny.l2sp(0.3, mode="gradient")), momentum=0.0).model.state_dict()

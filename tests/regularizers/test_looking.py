@@ -23,7 +23,7 @@ def walked(kind, mode, *, look):
             if number == 3:
                 regularizer.consolidate(model, copy.deepcopy(data[:3]))
             loss = nn.functional.cross_entropy(model(inputs), targets)
-            term = regularizer.penalty(model)
+            term = regularizer.penalty(model) if look or mode == "loss" else None
             if look and term.requires_grad:
                 torch.autograd.grad(term, list(model.parameters()), retain_graph=True, allow_unused=True)
             optimizer.zero_grad()
