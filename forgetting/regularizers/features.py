@@ -41,13 +41,7 @@ class FeatureDistance(Taught):
         listener = Listener(model)
         if self._paths:
             listener.hear(self._paths)
-        stop = _listeners.put(self, listener)
-
-        def remove() -> None:
-            stop.remove()
-            handle.remove()
-
-        return Handle(remove)
+        return _listeners.put(self, listener, handle)
 
     def penalty(self, model: nn.Module, inputs: Any = None, outputs: Any = None) -> Tensor:
         """½·λ·Σ of the distances; a 0 without a graph before consolidation and at strength 0.

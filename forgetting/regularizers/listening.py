@@ -245,8 +245,9 @@ class Listeners:
         """The listener of an owner, if it has one."""
         return self._of.get(owner)
 
-    def put(self, owner: object, listener: Listener) -> Handle:
-        """Give an owner its listener, in place of an earlier one, until the handle is removed."""
+    def put(self, owner: object, listener: Listener, attached: Handle) -> Handle:
+        """Give an owner its listener, in place of an earlier one, until the handle is removed, and with it the other.
+        """
         earlier = self._of.get(owner)
         if earlier is not None:
             earlier.remove()
@@ -256,6 +257,7 @@ class Listeners:
             listener.remove()
             if self._of.get(owner) is listener:
                 del self._of[owner]
+            attached.remove()
 
         return Handle(remove)
 
