@@ -90,8 +90,8 @@ def diagonal(
         UserWarning: (a warning) where the data ends before the asked precision is reached.
         RuntimeError: inside ``torch.inference_mode``; where another process of the group failed.
 
-    **Cost**: one forward, and one backward for sampled and empirical labels; for signed ones a backward a class, for
-    exact ones a backward a class and position, fewer with a ``tolerance``. A backward costs about as much as an
+    **Cost**: one forward, and one backward for sampled and empirical labels; for signed ones a backward a class but
+    one, for exact ones that at every position, fewer with a ``tolerance``. A backward costs about as much as an
     ordinary one (docs/speed.md); the first batch adds those of a handful of examples. Memory: that of an ordinary
     forward and backward, one copy of the parameters, and ``memory``; where the first batch is smaller than
     the model, a second copy for a moment. The fallback costs one backward an example.
