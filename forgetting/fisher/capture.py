@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from forgetting.fisher.batches import tensors, transform
-from forgetting.fisher.rules import Call, Rule
+from forgetting.fisher.rules import Call, Rule, Separable
 
 _COMPOSITE = frozenset((functional.multi_head_attention_forward,))
 _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
@@ -115,6 +115,10 @@ class Use:
         """The sources, [examples, repeats, …]."""
         return {key: self.step.layouts[key].examples_first(source, examples)
                 for key, source in self.sources.items() if key in self.step.layouts}
+
+    def outer(self, sources: Mapping[str, Tensor]) -> bool:
+        """Whether an example's gradient is a single outer product."""
+        return isinstance(self.rule, Separable) and self.rule.separates(sources)
 
     def release(self) -> None:
         """Let go of what the call was given, as a backward pass does."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.capture import Operand, Use
-from forgetting.fisher.rules import add_powers, tile, widened
+from forgetting.fisher.rules import Separable, add_powers, tile, widened
 from forgetting.fisher.rules.base import exhausted
 from forgetting.fisher.tied import Tied
 from forgetting.parameters import Parameters
@@ -133,7 +133,7 @@ class Ledger:
             one.receive(use, sources, g)
         if use in self._kept:
             self._gradients[use] = (sources, g)
-        if self.several and totals and use.rule.separates(sources, use.call):
+        if self.several and totals and use.outer(sources):
             self._squares.setdefault(use, (sources, torch.zeros_like(widened(g))))
             self._add_powers(use, widened(g))
         elif totals:
@@ -162,7 +162,8 @@ class Ledger:
         """At the end of the batch."""
         with torch.no_grad():
             for use, (sources, powers) in self._squares.items():
-                use.rule.accumulate_separated(sources, powers, self._totals[use], self.power)
+                assert isinstance(use.rule, Separable)
+                use.rule.accumulate_powers(sources, powers, self._totals[use], self.power)
         for operand, name, total in self._selected:
             (moved,) = torch.autograd.grad(
                 operand.tensor, [self.parameters[name]], total.to(operand.tensor.dtype), retain_graph=True)

@@ -40,7 +40,7 @@ class Pass:
     def outer(self) -> bool:
         """Whether every use's gradient of an example is an outer product of its input and its gradient."""
         return self.uses is not None and all(
-            not use.sources or use.rule.separates(use.split(len(self.outputs)), use.call) for use in self.uses)
+            not use.sources or use.outer(use.split(len(self.outputs))) for use in self.uses)
 
 
 def leaves(output: Tensor) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ front, and adds to the sum of each of its parameters. The weight gradients of a 
 from collections.abc import Callable
 from typing import Any
 
-from forgetting.fisher.rules.base import Call, Rule, add_powers, powered, tile, widened
+from forgetting.fisher.rules.base import Call, Rule, Separable, add_powers, powered, tile, widened
 from forgetting.fisher.rules.broadcast import Add, Expand, Multiply, Repeat, Subtract
 from forgetting.fisher.rules.conv import Conv
 from forgetting.fisher.rules.embedding import Embedding
@@ -22,4 +22,5 @@ ALL: tuple[Rule, ...] = (
 BY_FUNCTION: dict[Callable[..., Any], Rule] = {function: rule for rule in ALL for function in rule.signatures}
 LOCAL = Local()
 
-__all__ = ["ALL", "BY_FUNCTION", "LOCAL", "Call", "Local", "Rule", "add_powers", "powered", "tile", "widened"]
+__all__ = ["ALL", "BY_FUNCTION", "LOCAL", "Call", "Local", "Rule", "Separable", "add_powers", "powered", "tile",
+           "widened"]

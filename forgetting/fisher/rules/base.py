@@ -60,21 +60,25 @@ class Rule(ABC):
             memory: bytes that temporary per-example gradients may take.
         """
 
-    def separates(self, sources: Sources, call: Call) -> bool:
-        """Whether Σ over several cotangents of |gradient|^power is one product with Σ |gradient at the output|^power:
-        so where an example's gradient is a single outer product."""
-        return False
-
-    def accumulate_separated(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
-        """:meth:`accumulate` of a rule that separates, with ``powers`` = Σ |gradient|^power in place of a gradient."""
-        raise NotImplementedError(f"{type(self).__name__} does not separate")
-
     @abstractmethod
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
         """Add the gradient of each example to ``out``, [examples, *the parameter's shape] and contiguous.
 
         For parameters with several uses, whose gradients are summed before the power.
         """
+
+
+class Separable(Rule):
+    """A rule whose gradients of an example can be single outer products: Σ over several cotangents of |gradient|^power
+    is then one product with Σ |gradient at the output|^power."""
+
+    @abstractmethod
+    def separates(self, sources: Sources) -> bool:
+        """Whether they are, for these sources."""
+
+    @abstractmethod
+    def accumulate_powers(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
+        """:meth:`accumulate`, with ``powers`` = Σ |gradient|^power in place of a gradient."""
 
 
 class Whole(Rule):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from forgetting.fisher import kernels
-from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_tiles, add_powers, powered, widened
+from forgetting.fisher.rules.base import Call, Separable, Sources, Totals, add_in_tiles, add_powers, powered, widened
 
 CACHE = 2**20  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
 _SMALL = 2**15  # bytes: below this the call costs more than the product, so several examples share one
@@ -48,7 +48,7 @@ def _positions(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim == 3 else tensor.reshape(len(tensor), -1, tensor.shape[-1])
 
 
-class Linear(Rule):
+class Linear(Separable):
     """``F.linear``: one position → a product of squares; several → one weight gradient an example, in tiles."""
 
     name = "linear"
@@ -87,11 +87,11 @@ class Linear(Rule):
         if "bias" in totals:
             totals["bias"].add_(powers.sum(0))
 
-    def separates(self, sources: Sources, call: Call) -> bool:
+    def separates(self, sources: Sources) -> bool:
         x = sources.get("input")
         return x is not None and x[0].numel() == x.shape[-1]
 
-    def accumulate_separated(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
+    def accumulate_powers(self, sources: Sources, powers: Tensor, totals: Totals, power: int) -> None:
         self._outer(sources, _positions(powers)[:, 0], totals, power)
 
     def add_gradients(self, sources: Sources, gradient: Tensor, call: Call, slot: str, out: Tensor) -> None:
