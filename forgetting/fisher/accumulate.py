@@ -38,6 +38,12 @@ class Adapter(nn.Module):
         return self._forward(self.model, batch)
 
 
+def _zeros(value: Tensor) -> Tensor:
+    """Sums of a parameter; of images' kernels channels last, as the rule for convolutions multiplies on a CPU."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if value.device.type == "cpu" else {}
+    return torch.zeros_like(widened(value), memory_format=layouts.get(value.ndim, torch.preserve_format))
+
+
 @dataclass
 class Accumulator:
     """The sums over one pass of the data; ``sums`` and ``routes`` are its results.
@@ -61,7 +67,7 @@ class Accumulator:
     routes: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sums = {name: torch.zeros_like(widened(value.detach())) for name, value in self.parameters.items()}
+        self.sums = {name: _zeros(value.detach()) for name, value in self.parameters.items()}
         self.routes = dict.fromkeys(self.parameters, "unused")
         self._tracked = {id(value): name for name, value in self.parameters.items()}
         self._actual = {canonical(name): name for name, _ in self.adapter.named_parameters()}
@@ -70,6 +76,11 @@ class Accumulator:
         self._added = False
         self._shared: set[int] = set()
         self._vmap_works: bool | None = None
+
+    def means(self, divisor: int, *, without: Collection[str] = ()) -> Parameters:
+        """The sums ÷ ``divisor``, each laid out in memory as its parameter; not those of the names ``without``."""
+        return {name: torch.div(total, divisor, out=torch.empty_like(self.parameters[name], dtype=total.dtype))
+                for name, total in self.sums.items() if name not in without}
 
     def add(self, batch: Batch) -> None:
         """Add one batch's sum over examples of |gradient|^power.
@@ -149,8 +160,9 @@ class Accumulator:
         del run
         names = {name: value for name, value in self.parameters.items() if name not in slow}
         if names:
-            norms = fallback.subtract(lambda one: self._outputs(one, copied=True)[0], names, part, cotangent,
-                                      self.power, self._shared, sums)
+            norms = {name: float(sums[name].norm()) for name in names}
+            fallback.subtract(lambda one: self._outputs(one, copied=True)[0], names, part, cotangent, self.power,
+                              self._shared, sums)
             self._distrusted |= disagreeing(sums, norms, self.parameters)
         if unused:
             torch._foreach_zero_(list(sums.values()))
@@ -232,7 +244,7 @@ class Accumulator:
         if sums is None:
             sums = self._by_loop(parameters, batch, cotangents)
         for name, value in sums.items():
-            self.sums[name] += value
+            self.sums[name] += value.detach()  # vmap's hang on a graph where the model reaches weights its own way
             self.routes[name] = "vmap" if self._vmap_works else "loop"
 
     def _by_loop(self, parameters: Parameters, batch: Batch, cotangents: Sequence[Tensor]) -> Parameters:

@@ -151,9 +151,8 @@ def averaged(
         raise ValueError("the data holds no examples: an iterator that was used up, or an empty loader?")
     if enough is not None:
         enough.finish()
-    divisor = batches if batched else seen
-    means = back({name: total / divisor for name, total in sums.sums.items()})
-    return Diagonal(means, examples=seen, labels=meaning.kind or None, routes=ranks.known(sums.routes, "unused"),
+    means = sums.means(batches if batched else seen)
+    return Diagonal(back(means), examples=seen, labels=meaning.kind or None, routes=ranks.known(sums.routes, "unused"),
                     standard_error=enough.standard_error if enough is not None else None)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from forgetting.fisher.batches import Batch, choose, count, tensors, transform
-from forgetting.fisher.rules.base import add_powers, exhausted, powered, tile, widened
+from forgetting.fisher.rules.base import add_powers, exhausted, tile, widened
 from forgetting.parameters import Parameters
 
 Outputs = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -78,17 +78,15 @@ def by_loop(
 def subtract(
     run: Callable[[Batch], Tensor], parameters: Parameters, batch: Batch, cotangent: Tensor, power: int,
     shared: Collection[int], sums: Parameters,
-) -> dict[str, float]:
-    """Take from the sums what autograd gives, one example at a time, and say how large that was: one gradient in
-    memory, where a comparison of two sums needs three."""
-    norms = dict.fromkeys(parameters, 0.0)
+) -> None:
+    """Take from the sums what autograd gives, one example at a time: one gradient in memory, where a comparison of two
+    sums needs three."""
     for example in range(count(batch)):
         output = run(choose(batch, [example], shared))
         gradients = torch.autograd.grad(output, list(parameters.values()), cotangent[example : example + 1],
                                         allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                gradient = powered(widened(gradient), power)
-                sums[name].sub_(gradient)
-                norms[name] = (norms[name] ** 2 + float(gradient.norm()) ** 2) ** 0.5
-    return norms
+            if gradient is not None and power == 2:
+                sums[name].addcmul_(widened(gradient), widened(gradient), value=-1)
+            elif gradient is not None:
+                sums[name].sub_(widened(gradient).abs())

@@ -133,11 +133,11 @@ def kronecker(
                          (generator.get_state(), torch.get_rng_state()))
         found, sums = _estimated(passes, chosen, approximation, sharing)
     factored = {name: f"{layer.rule} ({approximation})" for layer in found for name in layer.names}
-    rest = {name: total / passes.seen for name, total in sums.sums.items() if name not in factored}
     routes = ranks.known(sums.routes, "unused") | factored
     blocks = [Block(layer.weight, layer.shape, found[layer], layer.bias, layer.transposed)
               for layer in sorted(found, key=lambda layer: list(chosen).index(layer.weight))]
-    return Kronecker(blocks, Diagonal(rest), examples=passes.seen, labels=labels, routes=routes)
+    return Kronecker(blocks, Diagonal(sums.means(passes.seen, without=factored)), examples=passes.seen, labels=labels,
+                     routes=routes)
 
 
 @dataclass

@@ -134,6 +134,13 @@ def test_the_estimate_shares_no_memory_with_the_model_and_needs_no_graph():
     assert not any(value.requires_grad or value.untyped_storage().data_ptr() in own for value in found.values())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_estimate_is_laid_out_as_the_model(layout):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(memory_format=layout)
+    found = fisher.diagonal(model, [(torch.randn(4, 2, 6, 6), torch.tensor([0, 1, 2, 0]))])
+    assert all(found[name].stride() == value.stride() for name, value in model.named_parameters())
+
+
 def test_it_works_under_no_grad():
     model, batch = CASES["mlp"].build(torch.float64)
     plain = fisher.diagonal(model, cut(batch, 3))

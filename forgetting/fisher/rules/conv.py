@@ -41,14 +41,17 @@ def products(x: Tensor, g: Tensor, total: Tensor, geometry: Geometry, power: int
         _as_linear(_channels_last(x), _channels_last(g), total, power, memory)
     elif geometry.groups == 1 and positions <= _FEW:
         step = tile(min(memory, _GATHERED), positions * total[0].numel(), x)
-        matrix = total.new_zeros(len(total), total[0].numel())
+        channels_last = total.movedim(1, -1)
+        own = channels_last.is_contiguous()  # then the sums themselves are the matrix
+        matrix = channels_last.flatten(1) if own else total.new_zeros(len(total), total[0].numel())
         for start in range(0, len(x), step):
             part = slice(start, start + step)
             linear.products(_windows(x[part], g.shape[3:], total.shape[2:], geometry), _channels_last(g[part]), matrix,
                             power, memory)
-        total.add_(matrix.view(len(total), *total.shape[2:], -1).movedim(-1, 1))
+        if not own:
+            channels_last.add_(matrix.view(channels_last.shape))
     elif x.shape[1] == 1 and (geometry.groups == x.shape[2] or positions > _FEW):
-        _folded(x[:, 0], g[:, 0], total, geometry, power, min(memory, linear.CACHE))
+        _folded(x[:, 0], g[:, 0], total, geometry, power, linear.cached(memory))
     else:
         for image, gradient in zip(x, g, strict=True):
             add_powers(total, weight_gradient(image, gradient, total, geometry).unsqueeze(0), power)

@@ -11,8 +11,13 @@ from torch.nn import functional
 from forgetting.fisher import kernels
 from forgetting.fisher.rules.base import Call, Separable, Sources, Totals, add_in_tiles, add_powers, powered, widened
 
-CACHE = 2**20  # bytes: a tile of per-example gradients of this size is squared before it leaves the cache
+_CACHE = 3 * 2**18  # bytes a thread: a tile of per-example gradients of this size is squared before it leaves the cache
 _SMALL = 2**15  # bytes: below this the call costs more than the product, so several examples share one
+
+
+def cached(memory: int) -> int:
+    """The bytes of ``memory`` that the threads' caches hold together."""
+    return min(memory, _CACHE * torch.get_num_threads())
 
 
 def products(x: Tensor, g: Tensor, total: Tensor, power: int, memory: int) -> None:
@@ -23,10 +28,10 @@ def products(x: Tensor, g: Tensor, total: Tensor, power: int, memory: int) -> No
     row = max(1, x.shape[-1] * x.element_size())
     size = total.shape[0] * row
     if size <= _SMALL:
-        add_in_tiles(total, len(x), max(1, min(memory, CACHE) // max(1, size)),
+        add_in_tiles(total, len(x), max(1, cached(memory) // max(1, size)),
                      lambda part: torch.bmm(g[part].transpose(1, 2), x[part]), power)
     else:
-        _by_rows(x, g, total, power, max(1, min(memory, CACHE) // row))
+        _by_rows(x, g, total, power, max(1, cached(memory) // row))
 
 
 def _by_rows(x: Tensor, g: Tensor, total: Tensor, power: int, rows: int) -> None:
