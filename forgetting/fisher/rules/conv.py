@@ -16,7 +16,8 @@ from forgetting.fisher.rules.base import Call, Rule, Sources, Totals, add_in_til
 
 _FORWARD = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_FEW = 256  # positions: up to them a copy of the windows and a matrix product beat the library's convolution
+_FEW, _THIN = 256, 4  # positions, input channels: up to either a copy of the windows and a matrix product beat the
+                      # library's convolution
 _GATHERED = 2**24  # bytes of such copies at once
 
 
@@ -35,11 +36,12 @@ def products(x: Tensor, g: Tensor, total: Tensor, geometry: Geometry, power: int
     x [n, r, c_in, …], g [n, r, c_out, …] for a convolution of ``geometry`` from x to g; total has its weight's shape.
     """
     positions = x.shape[1] * math.prod(g.shape[3:])
+    gathered = geometry.groups == 1 and (positions <= _FEW or x.shape[2] <= _THIN)
     if geometry.groups == 1 and positions > 1 and _pointwise(total, geometry):
         for dimension, stride in enumerate(geometry.stride, start=3):
             x = x[(slice(None),) * dimension + (slice(None, None, stride),)]
         _as_linear(_channels_last(x), _channels_last(g), total, power, memory)
-    elif geometry.groups == 1 and positions <= _FEW:
+    elif gathered:
         step = tile(min(memory, _GATHERED), positions * total[0].numel(), x)
         channels_last = total.movedim(1, -1)
         own = channels_last.is_contiguous()  # then the sums themselves are the matrix

@@ -42,9 +42,8 @@ def _by_rows(x: Tensor, g: Tensor, total: Tensor, power: int, rows: int) -> None
     for start in range(0, total.shape[0], rows):
         part = total[start : start + rows]
         product = scratch[: len(part)]
-        columns = g[..., start : start + rows]
-        for n in range(len(x)):
-            torch.mm(columns[n].T, x[n], out=product)
+        for gradient, inputs in zip(g[..., start : start + rows].mT.unbind(), x.unbind(), strict=True):
+            torch.mm(gradient, inputs, out=product)
             part.addcmul_(product, product) if power == 2 else part.add_(product.abs_())
 
 
