@@ -1,7 +1,8 @@
 """Choose rates and settings on validation data: ``python -m benchmarks.retention.choose SEQUENCE``.
 
-Every method gets the same number of candidates; plain fine-tuning's are its rates. All runs use seeds that no table
-reports and the validation parts in place of the tests. The rate is the one at which plain fine-tuning learns the
+Every method gets the same number of candidates; plain fine-tuning's are its rates. Where the best strength or rate is
+the last of its range, the range goes on. All runs use seeds that no table reports and the validation parts in place of
+the tests. The rate is the one at which plain fine-tuning learns the
 later tasks best; every other setting is the one with the best average accuracy over all tasks at the end, at that
 rate. The choice, with every candidate's score, goes into ``forgetting/chosen.json``.
 """
@@ -39,11 +40,11 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "small-rate": _each("rate", 0.3, 0.2, 0.1, 0.05, 0.03, 0.01),
     "ewc": _each("strength", 1.0, 3.0, 10.0, 30.0, 60.0, 100.0),
     "l2sp": _each("strength", 0.001, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "ewc-dr": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "ewc-dr": _each("strength", 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
     "si": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "mas": _each("strength", 0.001, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "rwalk": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "mixout": _each("probability", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
+    "mas": _each("strength", 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "rwalk": _each("strength", 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+    "mixout": _each("probability", 0.03, 0.1, 0.3, 0.5, 0.7, 0.9),
     "lwf": _each("strength", 0.03, 0.1, 0.25, 0.5, 1.0, 2.0),
     "kl": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "feature-l2": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -72,6 +73,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "sfa": _each("amount", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
     "joint": _each("rate", 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
 }
+UNBOUNDED, LONGEST = {"strength", "rate"}, 12  # settings whose range may go on, and to how many candidates
 FISHER_EXAMPLES = 2000  # exact labels of all 55 000 images would take nine backwards each
 EVERY = {"split-mnist": 40, "permuted-mnist": 200, "rotated-mnist": 200}  # steps between measurements, for display
 RATES = {"sgd": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), "adam": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}
@@ -101,18 +103,34 @@ def learned_later(accuracy: np.ndarray) -> float:
     return float(np.diagonal(accuracy[1:])[1:].mean())
 
 
-def best(name: str, recipes: Sequence[tuple[Any, Recipe]], seeds: Sequence[int],
+def best(name: str, candidates: Sequence[Any], recipe_of: Callable[[Any], Recipe], seeds: Sequence[int],
          figure: Callable[[np.ndarray], float], store: Path) -> tuple[Any, list[dict[str, Any]]]:
-    """The candidate with the highest mean, and the scores of all."""
-    table = []
-    for candidate, recipe in recipes:
-        found = scores(recipe, seeds, figure, store)
+    """The candidate with the highest mean, and the scores of all that were tried."""
+    left, table = list(candidates), []
+    while left:
+        candidate = left.pop(0)
+        found = scores(recipe_of(candidate), seeds, figure, store)
         table.append({"candidate": candidate, "mean": round(float(np.mean(found)), 4), "scores": found})
         console.print(f"{name:16} {candidate}: {table[-1]['mean']:.4f}")
-    winner = max(range(len(table)), key=lambda index: table[index]["mean"])
-    if winner in (0, len(table) - 1) and len(table) > 1:
-        console.print(f"[yellow]{name}: the best candidate lies at the end of its range[/yellow]")
-    return table[winner]["candidate"], table
+        following = beyond(table) if not left else None
+        left += [following] if following else []
+    return max(table, key=lambda entry: entry["mean"])["candidate"], table
+
+
+def beyond(table: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The next candidate where the best strength or rate is the last of its range; None where it lies within."""
+    first = table[0]["candidate"]
+    varied = {key for entry in table for key in first if entry["candidate"][key] != first[key]} \
+        if isinstance(first, dict) else set()
+    if len(varied) != 1 or not varied <= UNBOUNDED or len(table) >= LONGEST:
+        return None
+    (key,) = varied
+    means = {entry["candidate"][key]: entry["mean"] for entry in table}
+    values = sorted(means)
+    for end, neighbour in ((0, 1), (-1, -2)):
+        if means[values[end]] > max(mean for value, mean in means.items() if value != values[end]):
+            return {**first, key: float(f"{values[end] ** 2 / values[neighbour]:.1g}")}
+    return None
 
 
 @click.command()
@@ -132,17 +150,18 @@ def main(name: str, listed: str, seeds: int, fields: Sequence[str], keep: bool, 
     plain = Recipe(name, methods.get("finetune"), **{**given, "every": 10**6})
     chosen, evidence = dict(stands["methods"]), dict(stands["provenance"].get("candidates", {}))
     if not keep:
-        rates = [(rate, dataclasses.replace(plain, rate=rate)) for rate in RATES[plain.optimizer]]
-        given["rate"], evidence["finetune"] = best("finetune", rates, drawn, learned_later, store)
+        given["rate"], evidence["finetune"] = best(
+            "finetune", RATES[plain.optimizer], lambda rate: dataclasses.replace(plain, rate=rate), drawn,
+            learned_later, store)
     shown = {"every": EVERY[name]} if name in EVERY else {}
     recipe = dataclasses.replace(plain, rate=given["rate"])
     for method in listed.split(","):
         takes = inspect.signature(registry.maker(method)).parameters
         fixed = {"examples": FISHER_EXAMPLES} if "mnist" in name and "examples" in takes and method != "delta" else {}
-        settings = [{**fixed, **candidate} for candidate in CANDIDATES[method]]
-        candidates = [(one, dataclasses.replace(recipe, method=methods.get(method, **one)))
-                      for one in settings]
-        chosen[method], evidence[method] = best(method, candidates, drawn, metrics.average_accuracy, store)
+        chosen[method], evidence[method] = best(
+            method, [{**fixed, **candidate} for candidate in CANDIDATES[method]],
+            lambda settings, method=method: dataclasses.replace(recipe, method=methods.get(method, **settings)), drawn,
+            metrics.average_accuracy, store)
         commands = [*stands["provenance"].get("commands", [stands["provenance"].get("command")] if keep else []),
                     "python -m benchmarks.retention.choose " + " ".join(sys.argv[1:])]
         _write(name, {**given, **shown}, chosen, {

@@ -14,6 +14,10 @@ from forgetting.parameters import Parameters
 Factor = float | Tensor  # a learning rate may be a tensor; nothing here waits for its value
 
 
+class NotFinite(ValueError):
+    """Numbers that overflowed: a matrix, or the outputs that it is estimated from."""
+
+
 class Curvature(ABC):
     """A frozen positive semi-definite matrix F over named parameters.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from forgetting.curvature import NotFinite
 from forgetting.fisher.columns import Columns
 from forgetting.fisher.likelihoods import Categorical, Likelihood, infer
 
@@ -107,7 +108,7 @@ class Labels:
 def finite(outputs: Tensor) -> None:
     """Raise where an output is not finite."""
     if outputs.numel() and not all(math.isfinite(end.item()) for end in torch.aminmax(outputs)):
-        raise ValueError("the model's outputs are not finite; check the weights and the data before consolidating")
+        raise NotFinite("the model's outputs are not finite; check the weights and the data before consolidating")
 
 
 def _reversed(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:

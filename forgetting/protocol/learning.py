@@ -161,7 +161,7 @@ class Learning:
         acting = [part for part in self.parts if part.regularizer and number > 1]
         terms, by_hooks = ([self.regularizers[part.name] for part in acting if (part.mode == "loss") is in_loss]
                            for in_loss in (True, False))
-        logbook = Logbook(monitor, {**self._where(number), "steps": situation.steps}, by_hooks, self._advice(number),
+        logbook = Logbook(monitor, {**self._where(number), "steps": situation.steps}, by_hooks, self.advice(number),
                           self.observe)
         started = clock(recipe.device)
         with contextlib.ExitStack() as undo:
@@ -282,7 +282,7 @@ class Learning:
         return {"run": self.key, **self._where(number), "sequence": self.sequence.name, "seconds": round(seconds, 6),
                 "finished": dt.datetime.now(dt.timezone.utc).isoformat()}
 
-    def _advice(self, number: int) -> str:
+    def advice(self, number: int) -> str:
         """The end of an error about numbers that are not finite."""
         method, rate = self.recipe.method, self.recipe.rate * (self.recipe.method.rate if number > 1 else 1)
         strengths = [value for key, value in method.settings.items() if key.rpartition(".")[2] == "strength"]

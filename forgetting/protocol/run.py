@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from forgetting.curvature import NotFinite
 from forgetting.protocol.learning import Learning
+from forgetting.protocol.logbook import Diverged
 from forgetting.protocol.recipe import Recipe
 from forgetting.protocol.result import Result
 from forgetting.protocol.store import Store
@@ -42,7 +44,7 @@ def run(
         The result; the model itself is not kept.
 
     Raises:
-        Diverged: where the loss is not finite, with the step, the task and what to lower.
+        Diverged: where the loss, a weight or a regularizer's matrix is not finite, with the task and what to lower.
         ValueError: where the store is of another version, or for anything in the recipe that does not fit.
 
     **Cost**: epochs over each task's training data, one pass over all test splits a task, one over those of the
@@ -82,7 +84,10 @@ def _learn(learning: Learning, store: Store | None) -> Result:
     if saved:
         learning.resume(*saved)
     for number in range(learning.learned + 1, len(learning.sequence) + 1):
-        learning.learn(number)
+        try:
+            learning.learn(number)
+        except NotFinite as error:  # what is computed of the weights overflows, before they do
+            raise Diverged(f"{error}: after learning {learning.advice(number - 1)}") from error
         if store:
             store.save_progress(learning.key, learning.progress(), learning.state())
     result = learning.result()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from forgetting.protocol import Method, run
+from forgetting.curvature import Diagonal
+from forgetting.protocol import Diverged, Method, run
 from forgetting.protocol.learning import Learning
 from forgetting.protocol.recipe import derive
 from forgetting.regularizers import EWC
@@ -200,6 +201,16 @@ class Endless(torch.nn.Linear):
         if weight.requires_grad:
             weight.register_hook(lambda gradient: gradient + float("inf"))
         return functional.linear(x, weight, self.bias)
+
+
+def test_a_matrix_that_overflows_names_the_task_before():
+    class Overflowing(EWC):
+        def estimate(self, model, data, outputs):
+            return Diagonal({name: torch.full_like(value, torch.inf) for name, value in model.named_parameters()})
+
+    method = Method("overflowing", {"strength": 2.0}, regularizer=lambda: Overflowing(2.0))
+    with pytest.raises(Diverged, match=r"non-finite numbers: after learning of task 1 .*strength 2\.0.*lower the rate"):
+        run(tiny.recipe(method), SEED)
 
 
 def test_weights_that_the_last_step_broke_are_found():
