@@ -68,7 +68,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "lora": _each("rate", 0.3, 1.0, 2.0, 3.0, 5.0, 10.0),
     "lora-ewc": _each("strength", 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
     "wise-ft": _each("amount", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "fisher-merging": _each("amount", 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "fisher-merging": _each("amount", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "ema": _each("decay", 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
     "sfa": _each("amount", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
     "joint": _each("rate", 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),

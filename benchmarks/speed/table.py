@@ -1,23 +1,17 @@
 """The tables of docs/speed.md, from the results files: ``python -m benchmarks.speed.table``.
 
-``--check`` only compares. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds the page
-equal to the files.
+``--check`` only compares; a test holds the page equal to the files.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
-import click
-
+from benchmarks import pages
 from benchmarks.speed import plan, tables
 from benchmarks.speed.store import RESULTS, read
 
-PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
-MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-UNMEASURED = "*Not measured yet.*\n"
+PAGE = pages.DOCS / "speed.md"
 
 
 def entries(device: str) -> dict[str, dict]:
@@ -56,22 +50,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def rendered(page: str) -> str:
-    """A page with its tables made anew."""
-    return MARKED.sub(lambda found: found[1] + (TABLES[found[2]]() or UNMEASURED) + found[3], page)
-
-
-@click.command()
-@click.option("--check", is_flag=True, help="fail where the page is not what the results say")
-def main(check: bool) -> None:
-    """Write the tables of docs/speed.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    new = rendered(page)
-    if check and new != page:
-        raise click.ClickException("docs/speed.md is not what benchmarks/speed/results say: make it anew")
-    PAGE.write_text(new, encoding="utf-8")
-    click.echo("\n".join(found[0] for found in MARKED.finditer(new)))
-
+main = pages.command([PAGE], TABLES, "Write the tables of docs/speed.md.")
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,14 @@ Factor = float | Tensor  # a learning rate may be a tensor; nothing here waits f
 
 
 class NotFinite(ValueError):
-    """Numbers that overflowed: a matrix, or the outputs that it is estimated from."""
+    """Numbers that overflowed: a matrix, or the outputs that it is estimated from.
+
+    Example:
+        >>> from forgetting.curvature import Diagonal
+        >>> Diagonal({"w": torch.tensor([1.0, torch.inf])})
+        Traceback (most recent call last):
+        forgetting.curvature.base.NotFinite: the importance of 'w' holds non-finite numbers
+    """
 
 
 class Curvature(ABC):

@@ -10,14 +10,14 @@ from forgetting.regularizers import EWC, L2SP, MAS, SI, Regularizer, RWalk
 
 
 def ewc(*, strength: float = 30.0, labels: str = "exact", anchors: str = "latest", decay: float = 1.0,
-        examples: int | None = None, normalize: str = "none", mode: str = "loss") -> Method:
+        examples: int | None = None, normalize: str = "none", mode: str = "gradient") -> Method:
     """Elastic weight consolidation: a pull back, weight by weight as its Fisher information says."""
     settings = {"strength": strength, "labels": labels, "anchors": anchors, "decay": decay, "examples": examples,
                 "normalize": normalize}
     return regularized("ewc", EWC, settings, mode)
 
 
-def l2sp(*, strength: float = 0.1, mode: str = "loss") -> Method:
+def l2sp(*, strength: float = 0.1, mode: str = "gradient") -> Method:
     """L2-SP: the same pull back to the starting point for every weight."""
     return regularized("l2sp", L2SP, {"strength": strength}, mode)
 
@@ -27,7 +27,7 @@ def si(*, strength: float = 1.0, damping: float = 1e-3, decay: float = 1.0, mode
     return regularized("si", SI, {"strength": strength, "damping": damping, "decay": decay}, mode)
 
 
-def mas(*, strength: float = 1.0, decay: float = 1.0, examples: int | None = None, mode: str = "loss") -> Method:
+def mas(*, strength: float = 1.0, decay: float = 1.0, examples: int | None = None, mode: str = "gradient") -> Method:
     """Memory aware synapses: a pull back, weight by weight as the outputs move with it."""
     return regularized("mas", MAS, {"strength": strength, "decay": decay, "examples": examples}, mode)
 
@@ -40,7 +40,7 @@ def rwalk(*, strength: float = 1.0, interval: int = 10, damping: float = 1e-3, d
 
 
 def ewc_dr(*, strength: float = 1.0, anchors: str = "latest", decay: float = 1.0, examples: int | None = None,
-           mode: str = "loss") -> Method:
+           mode: str = "gradient") -> Method:
     """EWC with reversed logits: importances that do not vanish where the model is sure."""
     settings = {"strength": strength, "labels": "reversed", "anchors": anchors, "decay": decay, "examples": examples}
     return regularized("ewc-dr", EWC, settings, mode)

@@ -33,15 +33,15 @@ def rows(results: Iterable[Result]) -> list[dict[str, Any]]:
         ``seconds`` and ``negative_flips`` an object ``{mean, sem, n}`` (fractions; seconds in seconds; ``sem`` null
         for one seed; ``adaptation`` null without plain fine-tuning); ``paired``: null for fine-tuning itself and
         without it, else ``against``, and for retention, adaptation and average accuracy an object ``{difference,
-        interval, n, sign_flip, wilcoxon, holm}`` over the seeds that both have; ``reason`` says why something is
-        null.
+        interval, lower, n, sign_flip, wilcoxon, holm}`` over the seeds that both have (``lower``: the one-sided 95 %
+        bound of the mean difference); ``reason`` says why something is null.
 
     Raises:
         ValueError: without results, or for two results of the same run.
 
     **Cost**: at most 2¹⁶ sign patterns a method and figure.
     **Reference**: the figures: :mod:`forgetting.protocol.metrics`; the tests: :mod:`forgetting.protocol.statistics`.
-    **Differs**: the 95 % interval of a mean difference is Student's.
+    **Differs**: interval and bound of a mean difference are Student's.
     """
     return [row for experiment in experiments(results) for row in experiment_rows(experiment)]
 
@@ -131,9 +131,11 @@ def _paired(group: Group, seeds: Mapping[int, Mapping[str, float]]) -> dict[str,
 def _test(differences: list[float]) -> dict[str, Any]:
     mean, sem, n = statistics.summary(differences)
     reach = None if sem is None else float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sem
+    lower = None if sem is None else mean - float(stats.t.ppf(1 - LEVEL, n - 1)) * sem
     return {
         "difference": mean,
         "interval": None if reach is None else [mean - reach, mean + reach],
+        "lower": lower,
         "n": n,
         "sign_flip": statistics.sign_flip(differences),
         "wilcoxon": statistics.wilcoxon(differences),

@@ -115,7 +115,15 @@ def comparison_note(methods: list[dict[str, Any]]) -> str:
     if not number:
         return "No comparison with plain fine-tuning."
     return ("Last column: points of retention more than plain fine-tuning, over common seeds, and the exact sign-flip "
-            f"p, Holm-corrected over {number} method{'s' if number > 1 else ''}; * below {LEVEL:g}.{too_few(methods)}")
+            f"p, Holm-corrected over {number} method{'s' if number > 1 else ''}; * below {LEVEL:g}.{too_few(methods)}"
+            f"{bounded(methods)}")
+
+
+def bounded(methods: list[dict[str, Any]]) -> str:
+    """How many methods certainly keep more than plain fine-tuning; empty where no bound is known."""
+    lower = [test["lower"] for test in _tests(methods) if test["lower"] is not None]
+    return (f" One-sided 95 % lower bound of that difference: above 0 for {sum(bound > 0 for bound in lower)} of "
+            f"{len(lower)}, above -1 point for {sum(bound > -0.01 for bound in lower)}.") if lower else ""
 
 
 def too_few(methods: list[dict[str, Any]]) -> str:

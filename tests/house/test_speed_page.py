@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks import pages
 from benchmarks.speed import clock, memory, plan, table, tables
 from benchmarks.speed.models import CPU
 from benchmarks.speed.store import Store
@@ -19,9 +20,8 @@ PROMISED = {  # must, aim, peak memory, each ÷ forward+backward
 
 
 def test_the_page_is_what_the_results_say():
-    page = table.PAGE.read_text(encoding="utf-8")
-    assert {found[2] for found in table.MARKED.finditer(page)} == set(table.TABLES)
-    assert table.rendered(page) == page, "make it anew: python -m benchmarks.speed.table"
+    assert pages.names(table.PAGE) == set(table.TABLES)
+    assert not pages.stale([table.PAGE], table.TABLES), "make it anew: python -m benchmarks.speed.table"
 
 
 def test_the_promise_is_whole():

@@ -46,6 +46,7 @@ def test_paired_comparison_by_hand():
     assert (test["difference"], test["n"]) == (pytest.approx(0.275), 3)
     reach = 4.302652729911275 * math.sqrt((0.125**2 + 0.1**2 + 0.025**2) / 2 / 3)  # Student's quantile, 2 degrees
     assert test["interval"] == pytest.approx([0.275 - reach, 0.275 + reach])
+    assert test["lower"] == pytest.approx(0.275 - reach * 2.919985580353726 / 4.302652729911275)  # one side, 95 %
     assert test["sign_flip"] == 0.25  # all three positive: 2 of the 8 sign patterns
     assert test["wilcoxon"] == 0.25
     other = row(trio(), "l2sp")["paired"]["retention"]
@@ -68,7 +69,8 @@ def test_the_schema_and_no_nan_in_json():
             assert found["paired"] is None
             continue
         for figure in PAIRED:
-            assert set(found["paired"][figure]) == {"difference", "interval", "n", "sign_flip", "wilcoxon", "holm"}
+            assert set(found["paired"][figure]) == {"difference", "interval", "lower", "n", "sign_flip", "wilcoxon",
+                                                    "holm"}
             assert 0 < found["paired"][figure]["holm"] <= 1
 
 

@@ -47,7 +47,8 @@ def test_at_80_columns_standard_errors_stand_below_and_nothing_is_lost():
 def test_the_legend_explains_columns_and_comparison():
     text = " ".join(shown(nine(), 120).split())
     for words in ("standard error over n seeds", "source after ÷ source before",
-                  "plain fine-tuning's with the same seed", "Holm-corrected over 8 methods"):
+                  "plain fine-tuning's with the same seed", "Holm-corrected over 8 methods",
+                  "above 0 for 8 of 8, above -1 point for 8."):
         assert words in text
 
 

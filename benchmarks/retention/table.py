@@ -1,0 +1,126 @@
+"""The tables of docs/results.md, docs/choose.md and the cards: ``python -m benchmarks.retention.table``.
+
+``--check`` only compares; a test holds the pages equal to the files in ``benchmarks/retention/results`` and to
+``forgetting/chosen.json``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from benchmarks import pages
+from benchmarks.retention.record import RESULTS
+from forgetting import methods
+
+SEQUENCES = {"split-mnist": "split MNIST", "digits-transfer": "digits"}
+CARDS = pages.DOCS / "methods"
+SITUATIONS: dict[str, tuple[str, ...]] = {
+    "none": ("small-rate", "l2sp", "wise-ft", "sfa", "ema", "lwf", "kl", "feature-l2", "lora"),
+    "sample": ("ewc", "ewc-dr", "mas", "fisher-freezing", "fisher-merging", "lora-ewc", "proxy-replay"),
+    "watched": ("si", "rwalk"),
+    "kept": ("replay", "der", "derpp", "agem"),
+    "frozen": ("freeze", "linear-probe", "lp-ft", "gradual-unfreezing", "fisher-freezing", "layerwise-decay"),
+    "target": ("mixout", "delta", "batch-spectral-shrinkage", "slanted-triangular", "warmup-stable-decay", "rewarm",
+               "cosine"),
+}
+_AIM = re.compile(r"\*\*Aims at\*\* (retention|the target|both)")
+
+
+def aim(name: str) -> str:
+    """What a method's card says that it aims at."""
+    found = _AIM.search((CARDS / f"{name}.md").read_text(encoding="utf-8"))
+    if found is None:
+        raise ValueError(f"the card of {name} does not say **Aims at** retention, the target or both")
+    return found[1]
+
+
+def rows(sequence: str) -> list[dict[str, Any]]:
+    """The rows of every method on a sequence; none where it was not run."""
+    file = RESULTS / f"all-{sequence}-cpu.json"
+    return json.loads(file.read_text(encoding="utf-8"))["table"] if file.exists() else []
+
+
+def whole(sequence: str) -> str:
+    """Every method on one sequence, and how many of those that aim at retention keep more."""
+    found = rows(sequence)
+    if not found:
+        return ""
+    plain = next(row for row in found if row["name"] == "finetune")
+    heads = ("method", "aims at", "retention", "more than fine-tuning", "at least", "adaptation", "average accuracy",
+             "time")
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for row in found:
+        test = row["paired"] and row["paired"]["retention"]
+        against = [_points(test[key]) for key in ("difference", "lower")] if test else ["–", "–"]
+        lines.append(_line((_link(row["name"]), aim(row["name"]), _percent(row["retention"]), *against,
+                            _percent(row["adaptation"]), _percent(row["average_accuracy"]),
+                            f"{row['seconds']['mean'] / plain['seconds']['mean']:.1f} ×")))
+    bounds = {row["name"]: row["paired"]["retention"]["lower"] for row in found
+              if row["paired"] and aim(row["name"]) != "the target"}
+    below = [name for name, bound in bounds.items() if bound <= -0.01]
+    more = sum(bound > 0 for bound in bounds.values())
+    kept = len(bounds) - len(below)
+    lines += ["", f"Of the {len(bounds)} methods that aim at retention or at both, {more} certainly keep more than "
+                  f"plain fine-tuning (bound above 0), {kept} certainly do not keep a point less (bound above "
+                  "\N{MINUS SIGN}1)"
+              + (f"; not so: {', '.join(below)}." if below else ".")]
+    return "\n".join(lines) + "\n"
+
+
+def situation(names: Collection[str]) -> str:
+    """What some methods keep and how they adapt, on every sequence, between plain and joint training."""
+    found = {sequence: {row["name"]: row for row in rows(sequence)} for sequence in SEQUENCES}
+    if not all(found.values()):
+        return ""
+    figures = ("retention", "adaptation")
+    heads = ["method", *(f"{words}: {figure}" for words in SEQUENCES.values() for figure in figures)]
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for name in ("finetune", *names, "joint"):
+        cells = [_percent(found[sequence][name][figure]) for sequence in SEQUENCES for figure in figures]
+        lines.append(_line((_link(name), *cells)))
+    return "\n".join(lines) + "\n"
+
+
+def chosen(name: str) -> str:
+    """The settings of a method that were chosen, a sequence."""
+    parts = []
+    for sequence in SEQUENCES:
+        settings = methods.suggested(sequence)["methods"].get(name)
+        if settings is not None:
+            words = ", ".join(f"`{key}={value:g}`" for key, value in settings.items() if key != "examples")
+            parts.append(f"{words} on {sequence}")
+    if not parts:
+        return ""
+    return f"**Chosen on validation data.** {'; '.join(parts)}; what came of it: [results](../results.md).\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _link(name: str) -> str:
+    return f"[{name}](methods/{name}.md)"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(summary: dict[str, Any]) -> str:
+    return f"{100 * summary['mean']:.1f} ± {100 * summary['sem']:.1f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    **{sequence: functools.partial(whole, sequence) for sequence in SEQUENCES},
+    **{f"for-{key}": functools.partial(situation, names) for key, names in SITUATIONS.items()},
+    **{f"chosen-{name}": functools.partial(chosen, name) for name in methods.names()},
+}
+PAGES = (pages.DOCS / "results.md", pages.DOCS / "choose.md", *(CARDS / f"{name}.md" for name in methods.names()))
+main = pages.command(PAGES, TABLES, "Write the tables of the results, of the choice among methods, of the cards.")
+
+if __name__ == "__main__":
+    main()
