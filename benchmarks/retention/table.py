@@ -40,7 +40,12 @@ def aim(name: str) -> str:
 
 def rows(sequence: str) -> list[dict[str, Any]]:
     """The rows of every method on a sequence; none where it was not run."""
-    file = RESULTS / f"all-{sequence}-cpu.json"
+    return kept(f"all-{sequence}-cpu")
+
+
+def kept(name: str) -> list[dict[str, Any]]:
+    """The rows of a results file; none where there is none."""
+    file = RESULTS / f"{name}.json"
     return json.loads(file.read_text(encoding="utf-8"))["table"] if file.exists() else []
 
 
@@ -49,7 +54,7 @@ def whole(sequence: str) -> str:
     found = rows(sequence)
     if not found:
         return ""
-    plain = next(row for row in found if row["name"] == "finetune")
+    baseline = next(row for row in found if row["name"] == "finetune")
     heads = ("method", "aims at", "retention", "more than fine-tuning", "at least", "adaptation", "average accuracy",
              "time")
     lines = [_line(heads), "|---" * len(heads) + "|"]
@@ -58,7 +63,7 @@ def whole(sequence: str) -> str:
         against = [_points(test[key]) for key in ("difference", "lower")] if test else ["–", "–"]
         lines.append(_line((_link(row["name"]), aim(row["name"]), _percent(row["retention"]), *against,
                             _percent(row["adaptation"]), _percent(row["average_accuracy"]),
-                            f"{row['seconds']['mean'] / plain['seconds']['mean']:.1f} ×")))
+                            f"{row['seconds']['mean'] / baseline['seconds']['mean']:.1f} ×")))
     bounds = {row["name"]: row["paired"]["retention"]["lower"] for row in found
               if row["paired"] and aim(row["name"]) != "the target"}
     below = [name for name, bound in bounds.items() if bound <= -0.01]
@@ -82,6 +87,17 @@ def situation(names: Collection[str]) -> str:
     for name in ("finetune", *names, "joint"):
         cells = [_percent(found[sequence][name][figure]) for sequence in SEQUENCES for figure in figures]
         lines.append(_line((_link(name), *cells)))
+    return "\n".join(lines) + "\n"
+
+
+def plain(name: str) -> str:
+    """A results file as it is, a row a method or a setting."""
+    found = kept(name)
+    if not found:
+        return ""
+    figures = ("retention", "adaptation", "average_accuracy")
+    lines = [_line(("method", "retention", "adaptation", "average accuracy")), "|---" * 4 + "|"]
+    lines += [_line((row["method"], *(_percent(row[figure]) for figure in figures))) for row in found]
     return "\n".join(lines) + "\n"
 
 
@@ -110,13 +126,16 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _percent(summary: dict[str, Any]) -> str:
-    return f"{100 * summary['mean']:.1f} ± {100 * summary['sem']:.1f}"
+def _percent(summary: dict[str, Any] | None) -> str:
+    return "–" if summary is None else f"{100 * summary['mean']:.1f} ± {100 * summary['sem']:.1f}"
 
 
 TABLES: dict[str, Callable[[], str]] = {
     **{sequence: functools.partial(whole, sequence) for sequence in SEQUENCES},
     **{f"for-{key}": functools.partial(situation, names) for key, names in SITUATIONS.items()},
+    "class-incremental": functools.partial(plain, "split-mnist-class-cpu"),
+    "shares": functools.partial(plain, "replay-shares-cpu"),
+    "norm-statistics": functools.partial(plain, "norm-statistics-cpu"),
     **{f"chosen-{name}": functools.partial(chosen, name) for name in methods.names()},
 }
 PAGES = (pages.DOCS / "results.md", pages.DOCS / "choose.md", *(CARDS / f"{name}.md" for name in methods.names()))

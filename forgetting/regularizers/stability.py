@@ -138,7 +138,8 @@ def overshoot(peak: Peak, groups: Sequence[Mapping[str, Any]], strength: float) 
     remedy = f"lower the strength below {possible:.3g} or the rate" if possible > 0 else "lower the rate"
     return (f"will diverge under SGD: rate {rate:g} × {f'({pull} + weight decay {decay:g})' if decay else pull} = "
             f"{rate * (strength * peak.largest + decay):.3g} is above {highest:.3g}, where each step overshoots the "
-            f"anchor further than the one before ({peak.largest:.3g} is the largest importance, in {peak.name!r}). "
+            f"anchor further than the one before ({peak.largest:.3g} is the largest importance, in {peak.name!r}; "
+            "only what gets no gradient at all, as the columns of another task, stays where it is). "
             f"Attach it with mode='proximal', which is stable at any strength, or {remedy}")
 
 

@@ -20,7 +20,7 @@ def plain(value):
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("tasks", [0, 1, 2])
-def test_the_state_goes_through_a_file(row, tasks):
+def test_f26_the_state_goes_through_a_file(row, tasks):
     model = network()
     regularizer = learned(row, model, tasks=tasks)
     walk(regularizer, model)  # the next task's path has begun

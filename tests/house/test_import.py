@@ -74,7 +74,7 @@ def fresh(code: str) -> object:
     return json.loads(result.stdout)
 
 
-def test_an_import_changes_nothing_global():
+def test_f25_an_import_changes_nothing_global():
     assert fresh(STATE) == {}
 
 

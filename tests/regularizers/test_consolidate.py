@@ -34,7 +34,7 @@ every = pytest.mark.parametrize("method", METHODS)
 
 
 @every
-def test_the_anchor_never_aliases_the_weights(method):
+def test_f11_the_anchor_never_aliases_the_weights(method):
     model = Network()
     regularizer = METHODS[method]()
     regularizer.consolidate(model, data())
@@ -49,7 +49,7 @@ def test_the_anchor_never_aliases_the_weights(method):
 
 
 @every
-def test_a_pretrained_model_is_protected_from_the_first_step(method):
+def test_f8_a_pretrained_model_is_protected_from_the_first_step(method):
     model = Network()
     regularizer = METHODS[method]()
     regularizer.consolidate(model, data())

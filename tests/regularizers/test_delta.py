@@ -111,8 +111,7 @@ def test_no_batch_size_and_no_layout_of_the_data_changes_the_attention():
     torch.testing.assert_close(found[2], found[0], rtol=1e-6, atol=0)
 
 
-def test_each_argument_changes_something():
-    # Fault F14: a flag that does nothing.
+def test_f14_each_argument_changes_something():
     few, _, _ = moved(modules="0", examples=2)
     all_of_them, _, _ = moved(modules="0", examples=None)
     assert not torch.equal(few.attention["0"], all_of_them.attention["0"])

@@ -67,8 +67,7 @@ def test_forward_is_learning_without_forgetting_at_temperature_1():
     assert torch.equal(lwf.penalty(model, INPUTS), method.penalty(model, INPUTS))
 
 
-def test_each_argument_changes_something():
-    # Fault F14: a flag that does nothing.
+def test_f14_each_argument_changes_something():
     values = []
     cases = (({}, None), ({"direction": "reverse"}, None), ({"masked": "target"}, torch.arange(5) % 3))
     for settings, targets in cases:

@@ -66,7 +66,7 @@ def test_five_tasks_equal_the_naive_sum_in_float32(spread):
         assert (total == 0).any() or name == "b"
 
 
-def test_memory_is_that_of_one_task():
+def test_f16_memory_is_that_of_one_task():
     def held(ewc):
         state = ewc.state_dict()
         tensors = [*state["anchor"].values(), *state["curvature"]["values"].values(),
