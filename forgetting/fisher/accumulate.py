@@ -160,10 +160,12 @@ class Accumulator:
         del run
         names = {name: value for name, value in self.parameters.items() if name not in slow}
         if names:
-            norms = {name: float(sums[name].norm()) for name in names}
+            found = {name: float(sums[name].norm()) for name in names}
             fallback.subtract(lambda one: self._outputs(one, copied=True)[0], names, part, cotangent, self.power,
                               self._shared, sums)
-            self._distrusted |= disagreeing(sums, norms, self.parameters)
+            apart = {name: float(sums[name].norm()) for name in names}
+            truth = {name: abs(found[name] - apart[name]) for name in names}  # what its norm is at least
+            self._distrusted |= disagreeing(apart, truth, self.parameters)
         if unused:
             torch._foreach_zero_(list(sums.values()))
 
@@ -264,7 +266,7 @@ class Accumulator:
                 found = fallback.by_vmap(self._functional, parameters, part, few, self.memory, self.power, self._shared)
                 truth = self._by_loop(parameters, part, few)
                 norms = {name: float(value.norm()) for name, value in truth.items()}
-                apart = {name: found[name].detach() - value for name, value in truth.items()}
+                apart = {name: float((found[name].detach() - value).norm()) for name, value in truth.items()}
                 self._vmap_works = not disagreeing(apart, norms, self.parameters)
                 if not self._vmap_works:
                     return None

@@ -49,18 +49,18 @@ def equal(one: Tensor, other: Tensor, allowed: float) -> bool:
     return not one.numel() or float((one.double() - other.double()).abs_().max()) <= allowed
 
 
-def disagreeing(apart: Mapping[str, Tensor], norms: Mapping[str, float], parameters: Parameters) -> set[str]:
+def disagreeing(apart: Mapping[str, float], norms: Mapping[str, float], parameters: Parameters) -> set[str]:
     """The names whose sums differ by more than rounding explains, in the precision of their parameters.
 
     Args:
-        apart: name -> the difference of two computations.
-        norms: name -> the norm of the sums themselves, for the names to judge.
+        apart: name -> the norm of the difference of two computations.
+        norms: name -> the norm of the sums themselves, or what it is at least, for the names to judge.
     """
     whole = sum(norm**2 for norm in norms.values()) ** 0.5
     wrong = set()
     for name, norm in norms.items():
         allowed = _SUMS.get(parameters[name].dtype, _SUMS_HALF)
         negligible = _NEGLIGIBLE * whole if allowed > _SUMS[torch.float64] else 0.0
-        if not float(apart[name].norm()) <= allowed * max(norm, negligible) + 1e-12 * whole:
+        if not apart[name] <= allowed * max(norm, negligible) + 1e-12 * whole:
             wrong.add(name)
     return wrong
