@@ -33,15 +33,16 @@ class DER(Rehearsal):
     """Holds the logits of stored examples: λ·(mean (z − h(x))² + labels·L(h(x′), y′)), x and x′ drawn independently.
 
     z are the logits that the model gave, in eval mode, when the task of x was consolidated; the squared distance is a
-    mean over the columns of that task, then over examples. ``labels`` > 0 makes it DER++.
+    mean over the columns of that task (with ``columns``, over all that the model had), then over examples.
+    ``labels`` > 0 makes it DER++.
 
     Args:
         strength: λ ≥ 0, the paper's α.
         labels: relative weight ≥ 0 of the labels' loss, on a batch of its own: the paper's β/α; 0 is DER.
         memory: where examples are kept; default: 5 % of each task's, by chance.
         batch: how many are drawn a step (and again for the labels); ``None``: as many as ``penalty`` sees inputs.
-        columns: among which the labels of every stored example are scored; ``None``: each among its own task's. Logits
-            are held in the columns that came with them.
+        columns: among which the labels of every stored example are scored; ``None``: each among its own task's. Where
+            they are set, tasks compete for one answer, and all stored logits are held, of columns not yet learned too.
         loss: ``(logits, targets) -> scalar`` for the labels; ``None``: cross entropy.
 
     Raises:
@@ -55,7 +56,7 @@ class DER(Rehearsal):
     and equation 6 for DER++. **Differs**: logits are those of the model that has finished its task, in eval mode; the
     paper stores them while the task is learned, which ``der.memory.add(inputs, targets, answers=logits)`` in the loop
     does (with a ``capacity``). The squared distance is a mean over columns, not a sum: a sum's α is ours times their
-    number. With ``outputs``, a task's own columns count; the paper has all from the beginning.
+    number. With ``outputs`` and without ``columns``, a task's own columns count; the paper has all from the beginning.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -85,5 +86,6 @@ class DER(Rehearsal):
         logits, drawn = self._replayed(model, size)
         if drawn.answers is None:
             raise ValueError("the memory holds no logits: consolidate this DER, or memory.add(..., answers=logits)")
-        held = squared_distance(logits, drawn.answers, mask_of(self.memory.outputs, drawn, logits))
+        own = None if self.columns is not None else mask_of(self.memory.outputs, drawn, logits)
+        held = squared_distance(logits, drawn.answers, own)
         return held if self.labels == 0 else held + self.labels * self._scored(model, size)

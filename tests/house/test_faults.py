@@ -10,4 +10,4 @@ NAMED = {*range(1, 17), 19, 25, 26, 27, 28}  # 17, 18 and 20 belong to trainers;
 def test_every_fault_has_a_test_by_its_name():
     found = {int(number) for path in ROOT.glob("tests/**/test_*.py")
              for number in re.findall(r"(?:def test_f|class TestF)(\d+)[A-Z_]", path.read_text(encoding="utf-8"))}
-    assert NAMED <= found
+    assert not NAMED - found

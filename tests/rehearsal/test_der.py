@@ -103,6 +103,15 @@ def test_only_a_tasks_own_columns_are_held():
     assert der.penalty(model).item() == pytest.approx(3**2 / 2, rel=1e-5)
 
 
+def test_where_tasks_compete_the_columns_to_come_are_held_too():
+    model = network().eval()
+    der = DER(1.0, memory=Memory(share=1.0), batch=99)
+    der.consolidate(model, [examples(6, classes=2)], outputs=[0, 1])
+    der.columns = range(4)  # class-incremental: as in the paper, all logits that were stored
+    model[3].bias.data[2:] += 5
+    assert der.penalty(model).item() == pytest.approx(2 * 5**2 / 4, rel=1e-5)
+
+
 def test_a_head_may_grow():
     model = network(classes=2).eval()
     der = DER(1.0, labels=1.0, memory=Memory(share=1.0), batch=99)
