@@ -1,8 +1,8 @@
 """Choose rates and settings on validation data: ``python -m benchmarks.retention.choose SEQUENCE``.
 
-Every method gets the same number of candidates; plain fine-tuning's are its rates. Where the best strength or rate is
-the last of its range, the range goes on. All runs use seeds that no table reports and the validation parts in place of
-the tests. The rate is the one at which plain fine-tuning learns the
+Every method gets six candidates; plain fine-tuning's are its rates. Where the best strength or rate is the last of its
+range, the range goes on; of another setting that is said. All runs use seeds that no table reports and the validation
+parts in place of the tests. The rate is the one at which plain fine-tuning learns the
 later tasks best; every other setting is the one with the best average accuracy over all tasks at the end, at that
 rate. The choice, with every candidate's score, goes into ``forgetting/chosen.json``.
 """
@@ -44,7 +44,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "si": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "mas": _each("strength", 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
     "rwalk": _each("strength", 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-    "mixout": _each("probability", 0.03, 0.1, 0.3, 0.5, 0.7, 0.9),
+    "mixout": _each("probability", 0.003, 0.01, 0.03, 0.1, 0.3, 0.5),
     "lwf": _each("strength", 0.03, 0.1, 0.25, 0.5, 1.0, 2.0),
     "kl": _each("strength", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "feature-l2": _each("strength", 0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -58,7 +58,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "freeze": tuple({"depth": depth, "rate": rate} for depth in (1, 2) for rate in (0.3, 1.0, 3.0)),
     "linear-probe": _each("rate", 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "gradual-unfreezing": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
-    "lp-ft": _each("share", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
+    "lp-ft": _each("share", 0.02, 0.05, 0.1, 0.3, 0.5, 0.7),
     "fisher-freezing": _each("share", 0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
     "layerwise-decay": _each("decay", 0.9, 0.7, 0.5, 0.3, 0.2, 0.1),
     "slanted-triangular": _each("rate", 0.1, 0.3, 0.5, 1.0, 2.0, 3.0),
@@ -69,7 +69,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "lora-ewc": _each("strength", 1.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
     "wise-ft": _each("amount", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "fisher-merging": _each("amount", 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "ema": _each("decay", 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
+    "ema": _each("decay", 0.9, 0.95, 0.98, 0.99, 0.995, 0.998),
     "sfa": _each("amount", 0.1, 0.3, 0.5, 0.7, 0.8, 0.9),
     "joint": _each("rate", 0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
 }
@@ -114,7 +114,10 @@ def best(name: str, candidates: Sequence[Any], recipe_of: Callable[[Any], Recipe
         console.print(f"{name:16} {candidate}: {table[-1]['mean']:.4f}")
         following = beyond(table) if not left else None
         left += [following] if following else []
-    return max(table, key=lambda entry: entry["mean"])["candidate"], table
+    winner = max(table, key=lambda entry: entry["mean"])
+    if winner in (table[0], table[-1]):
+        console.print(f"[yellow]{name}: the best candidate is the last of its range[/yellow]")
+    return winner["candidate"], table
 
 
 def beyond(table: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -168,7 +171,8 @@ def main(name: str, listed: str, seeds: int, fields: Sequence[str], keep: bool, 
             "commands": commands,
             "criterion": "rate: plain fine-tuning's accuracy on the later tasks right after learning; all else: "
                          "average accuracy over all tasks at the end; both on validation data",
-            "seeds": list(drawn), "torch": torch.__version__, "candidates": evidence,
+            "seeds": f"{FIRST_SEED} and on, as many as a candidate has scores", "torch": torch.__version__,
+            "candidates": evidence,
         })
 
 

@@ -112,10 +112,13 @@ def chosen(name: str) -> str:
     """The settings of a method that were chosen, a sequence."""
     parts = []
     for sequence in SEQUENCES:
-        settings = methods.suggested(sequence)["methods"].get(name)
-        if settings is not None:
-            words = ", ".join(f"`{key}={value:g}`" for key, value in settings.items() if key != "examples")
-            parts.append(f"{words} on {sequence}")
+        suggested = methods.suggested(sequence)
+        settings = suggested["methods"].get(name)
+        if settings is None:
+            continue
+        scores = {entry["mean"] for entry in suggested["provenance"]["candidates"][name]}
+        words = ", ".join(f"`{key}={value:g}`" for key, value in settings.items())
+        parts.append(f"{words} on {sequence}{' (no candidate differs)' if len(scores) == 1 else ''}")
     if not parts:
         return ""
     return f"**Chosen on validation data.** {'; '.join(parts)}; what came of it: [results](../results.md).\n"

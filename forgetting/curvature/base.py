@@ -25,6 +25,14 @@ class NotFinite(ValueError):
     """
 
 
+def sound(name: str, values: Tensor, signed: Tensor, negative: str) -> None:
+    """Raise where ``values`` are not finite, or ``signed`` (they, or a part) not all at least 0."""
+    if not torch.isfinite(values).all():
+        raise NotFinite(f"{name} holds non-finite numbers")
+    if (signed < 0).any():
+        raise ValueError(f"{name} holds {negative}")
+
+
 class Curvature(ABC):
     """A frozen positive semi-definite matrix F over named parameters.
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from forgetting.curvature.base import Curvature, Factor, NotFinite, factor, proximal_share
+from forgetting.curvature.base import Curvature, Factor, factor, proximal_share, sound
 from forgetting.parameters import Parameters
 
 _FORMAT = "forgetting.diagonal/1"
@@ -52,10 +52,7 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         standard_error: float | None = None,
     ) -> None:
         for name, value in values.items():
-            if not torch.isfinite(value).all():
-                raise NotFinite(f"the importance of {name!r} holds non-finite numbers")
-            if (value < 0).any():
-                raise ValueError(f"the importance of {name!r} holds negative numbers")
+            sound(f"the importance of {name!r}", value, value, "negative numbers")
         self._values: Mapping[str, Tensor] = {name: value.detach() for name, value in values.items()}
         self.examples = examples
         self.labels = labels

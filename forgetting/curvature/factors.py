@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgetting.curvature.base import Factor, proximal_share
+from forgetting.curvature.base import Factor, proximal_share, sound
 
 _CAP = 1e150  # of a proximal factor in float64: its square is finite
 _HALVINGS = 80
@@ -48,8 +48,7 @@ class Factors:
             raise ValueError(f"factors are A [groups, inputs, inputs] (or [groups, inputs]) and G [groups, outputs, "
                              f"outputs], not {tuple(self.a.shape)} and {tuple(self.g.shape)}")
         for name, matrix, diagonal in (("A", self.a, self._diagonal_of_a), ("G", self.g, _diagonal(self.g))):
-            if not torch.isfinite(matrix).all() or (diagonal < 0).any():
-                raise ValueError(f"{name} holds non-finite numbers, or negative ones on its diagonal")
+            sound(name, matrix, diagonal, "negative numbers on its diagonal")
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -154,8 +153,7 @@ class Eigen:
             if vectors is not None and vectors.shape != (groups, length, length):
                 raise ValueError(f"a spectrum of shape {tuple(self.spectrum.shape)} needs {name} of shape "
                                  f"{(groups, length, length)}, not {tuple(vectors.shape)}")
-        if not torch.isfinite(self.spectrum).all() or (self.spectrum < 0).any():
-            raise ValueError("the spectrum holds negative or non-finite numbers")
+        sound("the spectrum", self.spectrum, self.spectrum, "negative numbers")
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -90,6 +90,8 @@ class Ledger:
             return
         rules = list(dict.fromkeys(entry.use.rule.name for entry in entries))
         self.routes[name] = "+".join(rules)
+        if self.sums[name].stride() != parameter.stride():  # a view of the one is to be a view of the other
+            self.sums[name] = torch.empty_like(parameter.detach(), dtype=self.sums[name].dtype).copy_(self.sums[name])
         views = [_view(self.sums[name], parameter, entry.operand) for entry in entries]
         if all(view is not None for view in views) and _apart(parameter, entries):
             for entry, view in zip(entries, views, strict=True):

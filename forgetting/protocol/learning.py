@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from forgetting.curvature import NotFinite
 from forgetting.norms import still
-from forgetting.protocol.logbook import Logbook
+from forgetting.protocol.logbook import Diverged, Logbook
 from forgetting.protocol.measure import (
     Peak,
     clock,
@@ -147,7 +148,10 @@ class Learning:
         for regularizer in self.regularizers.values():
             mixed = torch.Generator().manual_seed(derive(self.seed, "consolidation", number))  # the first n: a sample
             data = self.sequence[number - 2].train.batches(self.recipe.batch, shuffle=True, generator=mixed)
-            regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
+            try:
+                regularizer.consolidate(self.model, data, outputs=self.sequence.columns(number - 2, number - 1))
+            except NotFinite as error:  # what is computed of the weights overflows, before they do
+                raise Diverged(f"{error}: after learning {self.advice(number - 1)}") from error
         seconds = clock(self.recipe.device) - started
         self.observe({"event": "consolidation", **self._where(number), "seconds": seconds})
         return seconds
@@ -236,10 +240,9 @@ class Learning:
 
     def _optimizer(self, parameters: Any, rate: float) -> Optimizer:
         """A new optimizer of the recipe's kind."""
-        recipe = self.recipe
-        momentum = {"momentum": recipe.momentum} if recipe.optimizer == "sgd" else {}
+        momentum = {"momentum": self.recipe.momentum} if self.recipe.optimizer == "sgd" else {}
         groups = [group for group in parameters if isinstance(group, dict) or group.requires_grad]
-        return OPTIMIZERS[recipe.optimizer](groups, lr=rate, weight_decay=recipe.weight_decay, **momentum)
+        return OPTIMIZERS[self.recipe.optimizer](groups, lr=rate, weight_decay=self.recipe.weight_decay, **momentum)
 
     def _lesson(self, number: int) -> Lesson:
         """What is trained on: the task, or for joint training all so far."""
@@ -249,8 +252,8 @@ class Learning:
 
     def _batches(self, lesson: Lesson, number: int, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A task's batches, in an order of the seed and the task: the same for every method."""
-        generator = torch.Generator().manual_seed(derive(self.seed, "order", number))
-        return lesson.batches(self.recipe.batch, epochs, generator)
+        order = torch.Generator().manual_seed(derive(self.seed, "order", number))
+        return lesson.batches(self.recipe.batch, epochs, order)
 
     def _measure(self, row: int) -> None:
         """One row of R."""

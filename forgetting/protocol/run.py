@@ -86,8 +86,8 @@ def _learn(learning: Learning, store: Store | None) -> Result:
     for number in range(learning.learned + 1, len(learning.sequence) + 1):
         try:
             learning.learn(number)
-        except NotFinite as error:  # what is computed of the weights overflows, before they do
-            raise Diverged(f"{error}: after learning {learning.advice(number - 1)}") from error
+        except NotFinite as error:
+            raise Diverged(f"{error}: after learning {learning.advice(number)}") from error
         if store:
             store.save_progress(learning.key, learning.progress(), learning.state())
     result = learning.result()

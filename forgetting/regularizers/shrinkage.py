@@ -82,7 +82,10 @@ class BatchSpectralShrinkage(Regularizer):
     def attach(self, model: nn.Module, optimizer: Optimizer, *, mode: str = "loss") -> Handle:
         """Listen to the loop's own forward passes, until the handle is removed, see :meth:`FeatureL2.attach`."""
         handle = super().attach(model, optimizer, mode=mode)
-        return _listeners.put(self, Listener(model, entering=self.module is None), handle)
+        listener = Listener(model, entering=self.module is None)
+        if self._head is not None:
+            listener.hear([self._head])
+        return _listeners.put(self, listener, handle)
 
     def penalty(self, model: nn.Module, inputs: Any = None, outputs: Any = None) -> Tensor:
         """λ·Σ of the smallest squared singular values; a 0 without a graph before consolidation and at strength 0.

@@ -120,10 +120,13 @@ def comparison_note(methods: list[dict[str, Any]]) -> str:
 
 
 def bounded(methods: list[dict[str, Any]]) -> str:
-    """How many methods certainly keep more than plain fine-tuning; empty where no bound is known."""
+    """For how many methods the bound, uncorrected, is above 0 and above −1 point; empty where none is known."""
     lower = [test["lower"] for test in _tests(methods) if test["lower"] is not None]
-    return (f" One-sided 95 % lower bound of that difference: above 0 for {sum(bound > 0 for bound in lower)} of "
-            f"{len(lower)}, above -1 point for {sum(bound > -0.01 for bound in lower)}.") if lower else ""
+    if not lower:
+        return ""
+    positive, near = (sum(bound > least for bound in lower) for least in (0.0, -0.01))
+    return (f" One-sided 95 % lower bound of that difference, one method at a time: above 0 for {positive} of "
+            f"{len(lower)}, above -1 point for {near}.")
 
 
 def too_few(methods: list[dict[str, Any]]) -> str:

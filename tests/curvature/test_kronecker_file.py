@@ -88,7 +88,7 @@ def test_a_file_of_another_kind(tmp_path):
 def test_a_state_with_broken_numbers():
     state = factored("ekfac").state_dict()
     state["blocks"]["conv.weight"]["spectrum"] = torch.full((2, 2, 5), math.nan)
-    with pytest.raises(ValueError, match="the spectrum holds negative or non-finite"):
+    with pytest.raises(ValueError, match="the spectrum holds non-finite"):
         restored(state)
 
 

@@ -198,6 +198,22 @@ def test_a_rule_that_loses_a_gradient_is_not_trusted(monkeypatch):
     assert routes["1.weight"] == "layer_norm"
 
 
+def test_a_gross_error_does_not_hide_another(monkeypatch):
+    from forgetting.fisher.rules import linear
+
+    right = linear.Linear._outer
+
+    def wrong(self, sources, powers, totals, power):
+        right(self, sources, powers * (1e9 if powers.shape[1] == 3 else 1.5), totals, power)
+
+    monkeypatch.setattr(linear.Linear, "_outer", wrong)
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)).float()
+    torch.manual_seed(0)
+    batch = torch.randn(5, 4, dtype=torch.float32), torch.randint(3, (5,))
+    routes = fisher.diagonal(model, [batch], labels="empirical").routes
+    assert routes["0.weight"] == routes["2.weight"] == "vmap"
+
+
 def test_the_rules_are_held_against_autograd_once(monkeypatch):
     seen = []
     compare = Accumulator._compare

@@ -66,7 +66,7 @@ def convolutions(draw):
     dimensions = draw(st.integers(1, 3))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     depthwise = draw(st.booleans())
-    c_in = groups * (1 if depthwise else draw(st.integers(1, 3)))
+    c_in = groups * (1 if depthwise else draw(st.sampled_from([1, 2, 3, 6])))
     c_out = groups * draw(st.integers(1, 3))
     many = st.tuples(*[st.integers(1, 3)] * dimensions)
     kernel, stride, dilation = draw(many), draw(many), draw(many)
@@ -105,8 +105,8 @@ def test_conv(c, n, repeats, dtype, power, memory, last, sums_last, seed):
     rule = conv.Conv()
     call = rule.bind(function, (x, weight, None), settings_)
     total = torch.zeros_like(weight)
-    if sums_last and c["dimensions"] == 2:
-        total = total.to(memory_format=torch.channels_last)
+    if sums_last and c["dimensions"] > 1:
+        total = total.to(memory_format=torch.channels_last if c["dimensions"] == 2 else torch.channels_last_3d)
     sources, gradients = {"input": x.unflatten(0, (n, repeats))}, g.unflatten(0, (n, repeats))
     with torch.no_grad():
         rule.accumulate(sources, gradients, call, {"weight": total}, power, memory)

@@ -98,6 +98,10 @@ def test_the_loops_own_pass_is_heard():
         outputs = model(INPUTS)
         value = shrinkage.penalty(model, INPUTS, outputs)
     assert calls == [True]
+    with shrinkage.attach(model, torch.optim.SGD(model.parameters(), lr=0.1)):  # the head is known by now
+        calls.clear()
+        shrinkage.penalty(model, INPUTS, model(INPUTS))
+    assert calls == [True]
     hook.remove()
     expected = torch.linalg.svdvals(copy.deepcopy(model)[:2](INPUTS))[-1:].square().sum().item()
     assert value.item() == pytest.approx(expected, rel=1e-9)

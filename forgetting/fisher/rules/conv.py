@@ -36,7 +36,8 @@ def products(x: Tensor, g: Tensor, total: Tensor, geometry: Geometry, power: int
     x [n, r, c_in, …], g [n, r, c_out, …] for a convolution of ``geometry`` from x to g; total has its weight's shape.
     """
     positions = x.shape[1] * math.prod(g.shape[3:])
-    gathered = geometry.groups == 1 and (positions <= _FEW or x.shape[2] <= _THIN)
+    thin = x.shape[2] <= _THIN and positions <= tile(min(memory, _GATHERED), total[0].numel(), x)
+    gathered = geometry.groups == 1 and (positions <= _FEW or thin)
     if geometry.groups == 1 and positions > 1 and _pointwise(total, geometry):
         for dimension, stride in enumerate(geometry.stride, start=3):
             x = x[(slice(None),) * dimension + (slice(None, None, stride),)]
