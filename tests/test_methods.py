@@ -109,7 +109,7 @@ def test_settings_reach_what_they_set():
 def test_settings_are_among_what_names_a_run():
     keys = {Recipe("digits-transfer", methods.get("ewc", **settings)).key(0, "data")
             for settings in ({}, {"strength": 2.0}, {"labels": "sampled"}, {"anchors": "separate"}, {"decay": 0.9},
-                             {"mode": "gradient"})}
+                             {"mode": "loss"})}
     assert len(keys) == 6
 
 
