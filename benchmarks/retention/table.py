@@ -17,7 +17,8 @@ from benchmarks.retention.record import RESULTS
 from forgetting import methods
 
 SEQUENCES = {"split-mnist": "split MNIST", "digits-transfer": "digits"}
-TELLING = {"split-mnist": ("average_accuracy", "adaptation"), "digits-transfer": ("retention", "adaptation", "average_accuracy")}
+TELLING = {"split-mnist": ("average_accuracy", "adaptation"),
+           "digits-transfer": ("retention", "adaptation", "average_accuracy")}
 SHARES = "replay-shares-cpu"
 CARDS = pages.DOCS / "methods"
 SITUATIONS: dict[str, tuple[str, ...]] = {
