@@ -265,3 +265,20 @@ def test_half_precision_is_accumulated_in_float32(dtype):
                     {"weight": total}, 2, 2**20)
     truth = torch.einsum("nto,nti->noi", g.double(), x.double()).square().sum(0)
     close(total, truth, torch.float32)
+
+
+def test_sums_of_kernels_lie_as_they_are_used():
+    class Kernels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.viewed, self.conv = raw(6, 4, 3, 3), nn.Conv2d(4, 5, 3)
+
+        def forward(self, x):
+            pooled = nn.functional.linear(x[..., :3, :3].flatten(1), self.viewed.flatten(1))
+            return pooled + self.conv(x).mean((1, 2, 3)).unsqueeze(1)
+
+    model = Kernels().float()
+    found = accumulated(model, [(torch.randn(3, 4, 5, 5), torch.randn(3, 6))], 2)
+    assert found.sums["viewed"].stride() == model.viewed.stride()  # a view of the weight is one of its sum
+    assert found.sums["conv.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert set(found.routes.values()) == {"linear", "conv"}
