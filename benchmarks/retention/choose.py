@@ -112,27 +112,28 @@ def best(name: str, candidates: Sequence[Any], recipe_of: Callable[[Any], Recipe
         found = scores(recipe_of(candidate), seeds, figure, store)
         table.append({"candidate": candidate, "mean": round(float(np.mean(found)), 4), "scores": found})
         console.print(f"{name:16} {candidate}: {table[-1]['mean']:.4f}")
-        following = beyond(table) if not left else None
-        left += [following] if following else []
-    winner = max(table, key=lambda entry: entry["mean"])
-    if winner in (table[0], table[-1]):
-        console.print(f"[yellow]{name}: the best candidate is the last of its range[/yellow]")
-    return winner["candidate"], table
+        end = None if left else last_of_its_range(table)
+        if end is not None and end[0] in UNBOUNDED and len(table) < LONGEST:
+            key, last, before = end
+            left.append({**candidate, key: float(f"{last**2 / before:.1g}")})
+        elif end is not None:
+            console.print(f"[yellow]{name}: the best {end[0]}, {end[1]:g}, is the last of its range[/yellow]")
+    return max(table, key=lambda entry: entry["mean"])["candidate"], table
 
 
-def beyond(table: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The next candidate where the best strength or rate is the last of its range; None where it lies within."""
+def last_of_its_range(table: Sequence[dict[str, Any]]) -> tuple[str, float, float] | None:
+    """The one setting that varies, its best value and the value beside it, where the best is an end of the range."""
     first = table[0]["candidate"]
-    varied = {key for entry in table for key in first if entry["candidate"][key] != first[key]} \
-        if isinstance(first, dict) else set()
-    if len(varied) != 1 or not varied <= UNBOUNDED or len(table) >= LONGEST:
+    keys = first if isinstance(first, dict) else ()
+    varied = [key for key in keys if any(entry["candidate"][key] != first[key] for entry in table)]
+    if len(varied) != 1:
         return None
     (key,) = varied
     means = {entry["candidate"][key]: entry["mean"] for entry in table}
     values = sorted(means)
     for end, neighbour in ((0, 1), (-1, -2)):
         if means[values[end]] > max(mean for value, mean in means.items() if value != values[end]):
-            return {**first, key: float(f"{values[end] ** 2 / values[neighbour]:.1g}")}
+            return key, values[end], values[neighbour]
     return None
 
 
