@@ -106,6 +106,8 @@ def _table(name: str, about: dict[str, Any]) -> Published:
     rows, claims, curve = about.pop("rows", {}), about.pop("claims", []), about.pop("curve", {})
     try:
         targets = tuple(_target(row, figures, criterion) for row, figures in rows.items())
+        if about.get("spread") != "standard error" and any(target.welch for target in targets):
+            raise TypeError("welch takes published standard errors: divide standard deviations by the root of n")
         said = tuple(Claim(**{**claim, "rows": tuple(claim["rows"])}) for claim in claims)
         read = {row: {float(power): figure for power, figure in points.items()} for row, points in curve.items()}
         return Published(name=name, targets=targets, claims=said, curve=read, **about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from forgetting.norms import still
-from forgetting.protocol.method import Schedule, Situation
+from forgetting.protocol.method import Method, Schedule, Situation
 from forgetting.protocol.recipe import OPTIMIZERS, Recipe
 from forgetting.regularizers import Regularizer
 from forgetting.rehearsal import Rehearsal
@@ -49,9 +49,7 @@ def equipped(recipe: Recipe, model: nn.Module, regularizers: Mapping[str, Regula
     optimizer = new_optimizer(recipe, parameters or model.parameters(), rate)
     if later:
         schedules = [part.schedule(optimizer, situation) for part in parts if part.schedule is not None]
-        if sum(isinstance(schedule, LRScheduler) for schedule in schedules) > 1:
-            raise ValueError(f"method {recipe.method.name!r} has several schedules that set the rate; the last would "
-                             "undo the others: combine methods of which one does")
+        check_one_rate(recipe.method, schedules)
     alike = len({tuple(own) for own in situation.columns}) == 1
     for part in parts:
         if part.regularizer is not None:
@@ -63,6 +61,13 @@ def equipped(recipe: Recipe, model: nn.Module, regularizers: Mapping[str, Regula
         if part.follow is not None and later:
             undo.enter_context(part.follow(model, optimizer, situation))
     return optimizer, schedules
+
+
+def check_one_rate(method: Method, schedules: Sequence[Schedule]) -> None:
+    """Raise where several schedules set the rate."""
+    if sum(isinstance(schedule, LRScheduler) for schedule in schedules) > 1:
+        raise ValueError(f"method {method.name!r} has several schedules that set the rate; the last would undo the "
+                         "others: combine methods of which one does")
 
 
 def new_optimizer(recipe: Recipe, parameters: Any, rate: float) -> Optimizer:

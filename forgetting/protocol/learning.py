@@ -207,7 +207,7 @@ class Learning:
         task, batch = self.sequence[number - 1], self.recipe.batch
         inputs, _ = next(iter(task.train.batches(batch)))
         columns = tuple(self.sequence.columns(earlier, number) for earlier in range(number))
-        steps = self._steps(self.lesson(number))
+        steps = self.steps(self.lesson(number))
         looking_back = any(part.average or part.curve or part.follow for part in self.parts)
         start = copy.deepcopy(self.model.state_dict()) if looking_back else {}
         return Situation(task, tuple(self.sequence.tasks[: number - 1]), inputs, columns, steps, batch, start,
@@ -238,7 +238,7 @@ class Learning:
         order = torch.Generator().manual_seed(derive(self.seed, "order", number))
         return lesson.batches(self.recipe.batch, steps, order, drop_last=self.recipe.drop_last)
 
-    def _steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: Lesson) -> int:
         """Of the optimizer, until a task is learned."""
         recipe = self.recipe
         return recipe.steps or lesson.steps(recipe.batch, recipe.epochs, drop_last=recipe.drop_last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def _decoded(paths: list[Path]) -> tuple[Tensor, Tensor]:
 
 def _keep(tensors: dict[str, Tensor], path: Path) -> None:
     """Write them in one piece; without a place to write, say that each run decodes anew."""
-    begun = path.with_suffix(f".{os.getpid()}")
+    begun = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, begun)

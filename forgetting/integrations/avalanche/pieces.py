@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from forgetting.parameters import Handle
 from forgetting.protocol import Method, Situation
+from forgetting.protocol.equipment import check_one_rate
 from forgetting.protocol.method import Schedule
 
 OF_A_SCHEDULER = ("step", "_opt_called")  # what torch's schedulers put on an optimizer
@@ -54,9 +54,7 @@ def scheduled(strategy: Any, method: Method, situation: Situation, undo: ExitSta
         for group in made:
             optimizer.add_param_group({**common, **group})
     found = [schedule(optimizer, situation) for schedule in schedules]
-    if sum(isinstance(schedule, LRScheduler) for schedule in found) > 1:
-        raise ValueError(f"method {method.name!r} has several schedules that set the rate; the last would undo the "
-                         "others: combine methods of which one does")
+    check_one_rate(method, found)
     return found
 
 

@@ -89,24 +89,22 @@ class _Scored:
 
 def _pulls(runs: Sequence[Learning], weights: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Each weight that some penalty holds, with λA and μ of all runs, stacked; λA = 0 where none acts."""
-    found = []
-    for name, weight in weights.items():
-        strengths, anchors = torch.zeros_like(weight), weight.detach().clone()
-        for place, learning in enumerate(runs):
-            for regularizer in learning.regularizers.values():
-                known = regularizer.consolidated if isinstance(regularizer, QuadraticRegularizer) else None
-                if known is None or name not in known.anchor:
-                    continue
-                diagonal = known.curvature.product({key: torch.ones_like(each) for key, each in known.anchor.items()})
+    strengths = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    anchors = {name: weight.detach().clone() for name, weight in weights.items()}
+    for place, learning in enumerate(runs):
+        for regularizer in learning.regularizers.values():
+            known = regularizer.consolidated if isinstance(regularizer, QuadraticRegularizer) else None
+            if known is None:
+                continue
+            diagonal = known.curvature.product({name: torch.ones_like(own) for name, own in known.anchor.items()})
+            for name, anchor in known.anchor.items():
                 # Several pulls on one weight are one: Σ s_i (θ − μ_i) = s (θ − μ).
                 own = regularizer.strength * diagonal[name]
-                total = strengths[place] + own
+                total = strengths[name][place] + own
                 shift = torch.where(total > 0, own / total.where(total > 0, torch.ones_like(total)), 0)
-                anchors[place] += shift * (known.anchor[name] - anchors[place])
-                strengths[place] = total
-        if strengths.any():
-            found.append((weight, strengths, anchors))
-    return found
+                anchors[name][place] += shift * (anchor - anchors[name][place])
+                strengths[name][place] = total
+    return [(weight, strengths[name], anchors[name]) for name, weight in weights.items() if strengths[name].any()]
 
 
 def _recall(optimizer: torch.optim.Optimizer, weights: Mapping[str, Tensor], moments: Sequence[Moments]) -> None:

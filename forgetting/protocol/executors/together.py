@@ -14,7 +14,7 @@ from forgetting.protocol.executors.stacked import counted, train_stacked
 from forgetting.protocol.learning import Learning
 from forgetting.protocol.logbook import Diverged
 from forgetting.protocol.measure import clock
-from forgetting.protocol.recipe import Recipe
+from forgetting.protocol.recipe import Recipe, derive, seeded
 from forgetting.protocol.store import Store
 from forgetting.protocol.train import without_denormals
 from forgetting.regularizers import QuadraticRegularizer, Regularizer
@@ -186,15 +186,16 @@ def _one_task(runs: Sequence[Learning], number: int) -> dict[Learning, Diverged]
     consolidation, lost = {}, {}
     for learning in runs:
         try:
-            consolidation[learning] = learning.consolidate(number)
+            with seeded(derive(learning.seed, "task", number), learning.recipe.device):
+                consolidation[learning] = learning.consolidate(number)
         except Diverged as error:
             lost[learning] = error
     sets: dict[tuple[int, ...], list[Learning]] = defaultdict(list)
     for learning in consolidation:
-        lesson, situation = learning.lesson(number), learning.situation(number)
+        lesson = learning.lesson(number)
         short = 0 if learning.recipe.drop_last else len(lesson.examples)
         columns = 0 if lesson.columns is None else len(lesson.columns)
-        sets[situation.steps, short, columns, counted(learning.moments)].append(learning)
+        sets[learning.steps(lesson), short, columns, counted(learning.moments)].append(learning)
     for (steps, *_), members in sets.items():
         started = clock(members[0].recipe.device)
         with without_denormals():
