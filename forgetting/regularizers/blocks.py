@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetting.curvature.compressed import GROUP, Compressed, EightBit, SixteenBit, dense, flat
+from forgetting.curvature.compressed import GROUP, Compressed, dense, flat
 from forgetting.curvature.stored import Kept, kept, moved
 from forgetting.regularizers.consolidated import Consolidated
 
@@ -39,11 +40,8 @@ class Held:
     @property
     def dtype(self) -> torch.dtype:
         """What is computed in: float32 or better."""
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        for part in (self.anchor, self.importance):
-            if not isinstance(part, float | Compressed):
-                dtype = torch.promote_types(dtype, part.dtype)
-        return dtype
+        found = {part.dtype for part in (self.weight, self.anchor, self.importance) if isinstance(part, Tensor)}
+        return functools.reduce(torch.promote_types, found, torch.float32)
 
     @property
     def block(self) -> int:
@@ -56,7 +54,7 @@ class Held:
         """Whether a tensor of the weight's shape is laid out as the anchor is."""
         if tensor.layout != torch.strided:
             return False
-        if tensor.stride() == _strides(self.anchor) and tensor.is_contiguous():
+        if tensor.is_contiguous() and tensor.stride() == _strides(self.anchor):
             return True
         return dense(tensor) and _order(tensor) == _order(self.anchor)
 
@@ -111,7 +109,7 @@ def blocks(items: Sequence[Held]) -> Iterator[Block]:
     pieces = _pieces(items)
     if any(item.anchor.device != item.weight.device for item in items):
         pieces = _streamed(pieces)
-    longest = max((min(item.block, item.weight.numel()) for item in items), default=0)
+    longest = max((min(DEVICE_BLOCK, item.weight.numel()) for item in items), default=0)
     scratches: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
     last = -1
     for which, place, weight, anchor, importance in pieces:
@@ -123,15 +121,15 @@ def blocks(items: Sequence[Held]) -> Iterator[Block]:
         count = weight.numel()
         if count != longest:
             delta, product, unpacked = delta[:count], product[:count], unpacked[:count]
-        if isinstance(anchor, SixteenBit):
+        if not isinstance(anchor, Tensor):
             anchor.difference(weight, delta, product)
-        elif torch.promote_types(weight.dtype, anchor.dtype) == delta.dtype:
+        elif delta.dtype in (weight.dtype, anchor.dtype):
             torch.sub(weight, anchor, out=delta)
         else:  # both in 16 bits: their difference has more
             delta.copy_(weight).sub_(anchor)
-        if isinstance(importance, EightBit):
+        if not isinstance(importance, float | Tensor):
             importance = importance.read(unpacked)
-        elif not isinstance(importance, float | Compressed) and importance.dtype != delta.dtype:
+        elif isinstance(importance, Tensor) and importance.dtype != delta.dtype:
             importance = unpacked.copy_(importance)
         yield Block(which, place, weight, delta, importance, product)
 
@@ -139,15 +137,15 @@ def blocks(items: Sequence[Held]) -> Iterator[Block]:
 def _pieces(items: Sequence[Held]) -> Iterator[Piece]:
     """All parameters in ranges of a block each."""
     for which, item in enumerate(items):
-        weight, length = item.flat_weight(), item.block
-        anchor, importance, count = _flat(item.anchor), _flat(item.importance), weight.numel()
-        if 0 < count <= length:
-            yield Piece(which, slice(None), weight, anchor, importance)
+        weight, count, length = item.flat_weight(), item.weight.numel(), item.block
+        if not count:
             continue
-        for start in range(0, count, length):
-            stop = min(start + length, count)
-            yield Piece(which, slice(start, stop), weight[start:stop], _part(anchor, start, stop),
-                        _part(importance, start, stop))
+        if count <= length:
+            yield Piece(which, slice(None), weight, _flat(item.anchor), _flat(item.importance))
+            continue
+        places = [slice(start, min(start + length, count)) for start in range(0, count, length)]
+        parts = zip(places, weight.split(length), _cut(item.anchor, places), _cut(item.importance, places), strict=True)
+        yield from (Piece(which, *part) for part in parts)
 
 
 def _streamed(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -196,19 +194,19 @@ def _arrived(piece: Piece, ready: torch.cuda.Event) -> Piece:
 
 def _flat(found: Kept | float) -> Kept | float:
     """What is kept, in the order of memory."""
-    return found if isinstance(found, float | Compressed) else flat(found)
+    return flat(found) if isinstance(found, Tensor) else found
 
 
-def _part(found: Kept | float, start: int, stop: int) -> Kept | float:
-    """A range of what :func:`_flat` gave."""
-    if isinstance(found, float):
-        return found
-    return found.part(start, stop) if isinstance(found, Compressed) else found[start:stop]
+def _cut(found: Kept | float, places: Sequence[slice]) -> Sequence[Any]:
+    """What :func:`_flat` gives, in these ranges."""
+    if isinstance(found, Tensor):
+        return flat(found).split(places[0].stop)
+    return [found if isinstance(found, float) else found.part(place.start, place.stop) for place in places]
 
 
 def _strides(found: Kept) -> tuple[int, ...]:
     """How far apart neighbours lie."""
-    return found.strides if isinstance(found, Compressed) else found.stride()
+    return found.stride() if isinstance(found, Tensor) else found.strides
 
 
 def _order(found: Kept) -> list[int]:

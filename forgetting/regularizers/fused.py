@@ -16,6 +16,7 @@ from forgetting.curvature.compressed import flat
 from forgetting.regularizers import grouped
 from forgetting.regularizers.blocks import Block, Held, blocks
 
+_SMALL = 2**20  # weights, whose differences stay in the cache
 
 def evaluate(
     items: Sequence[Held], factor: float, dtypes: Sequence[torch.dtype | None]
@@ -45,12 +46,17 @@ def evaluate(
 
 def add(items: Sequence[Held], factor: float, scale: Tensor | None, gradients: Sequence[Tensor]) -> None:
     """Add scale·factor·A(θ−μ) to gradients that are laid out as the anchors."""
+    if scale is not None and scale.device.type == "cpu":
+        factor, scale = factor * scale.item(), None
+    plain = _small(items, gradients) if scale is None else None
+    if plain:
+        weights, anchors, importances = zip(*plain, strict=True)
+        torch._foreach_addcmul_(list(gradients), torch._foreach_sub(weights, anchors), importances, value=factor)
+        return
     if scale is None and grouped.possible(items):
         grouped.add(items, factor, gradients)
         return
     outputs = [flat(gradient) for gradient in gradients]
-    if scale is not None and scale.device.type == "cpu":
-        factor, scale = factor * scale.item(), None
     for block in blocks(items):
         target, known = outputs[block.which][block.place], block.importance
         if scale is None and not isinstance(known, float) and target.dtype == known.dtype:
@@ -69,6 +75,22 @@ def retract(items: Sequence[Held], factors: Sequence[float | Tensor], skipped: T
             copy = item.blank(item.weight.dtype).copy_(item.weight)
             _retract(replace(item, weight=copy), factor, skipped)
             item.weight.copy_(copy)
+
+
+def _small(items: Sequence[Held], gradients: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """θ, μ and A of each, where all is plain, of one dtype, on the CPU, and so little that a call a block would cost
+    more; else nothing.
+    """
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    if sum(gradient.numel() for gradient in gradients) > _SMALL:
+        return []
+    for item, gradient in zip(items, gradients, strict=True):
+        weight, anchor, importance = item.weight, item.anchor, item.importance
+        if not (isinstance(anchor, Tensor) and isinstance(importance, Tensor) and weight.is_cpu and anchor.is_cpu
+                and weight.dtype == anchor.dtype == importance.dtype == gradient.dtype == gradients[0].dtype):
+            return []
+        found.append((weight, anchor, importance))
+    return found
 
 
 def _multiply(block: Block, factor: float, out: Tensor) -> Tensor:

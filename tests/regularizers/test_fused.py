@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from forgetting.curvature import Diagonal, Identity
-from forgetting.regularizers import EWC, L2SP, blocks
+from forgetting.regularizers import EWC, L2SP, blocks, fused
 from tests.regularizers.small import Weights, importances, move
 
 SHAPES = [(), (0,), (1,), (5,), (128,), (3, 0), (257,), (7, 5), (2, 3, 4, 4), (1, 6, 1, 3), (400,)]
@@ -56,9 +56,11 @@ def case(shapes, dtype, layout, later, strength=0.3):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5), st.sampled_from(list(ERRORS)),
-       st.sampled_from(list(LAYOUTS)), st.sampled_from(list(LAYOUTS)), st.sampled_from([128, 256, 2**17]))
-def test_every_mode_equals_float64(monkeypatch, shapes, dtype, layout, later, block):
+       st.sampled_from(list(LAYOUTS)), st.sampled_from(list(LAYOUTS)), st.sampled_from([128, 256, 2**17]),
+       st.sampled_from([0, 2**20]))
+def test_every_mode_equals_float64(monkeypatch, shapes, dtype, layout, later, block, small):
     monkeypatch.setattr(blocks, "CACHE_BLOCK", block)
+    monkeypatch.setattr(fused, "_SMALL", small)
     model, ewc, matrix, anchor = case(shapes, dtype, layout, later)
     value, pull = oracle(model, ewc, matrix, anchor)
     error = ERRORS[dtype]
