@@ -46,10 +46,12 @@ class Claim:
 
     Args:
         text: in one sentence, as the table prints it.
-        kind: ``"above"``: the first row's mean is higher than the second's; ``"alike"``: the 95 % interval of their
-            paired difference lies within ``within`` points of 0; ``"crossing"``: the curve of the row's mean over
-            strengths reaches ``level`` percent at log₁₀ strength ``log10`` ± ``within``.
+        kind: ``"above"``: the 95 % interval of the first row's paired difference to the second lies above ``by``
+            points; ``"alike"``: it lies within ``within`` points of 0; ``"crossing"``: the curve of the row's mean over
+            strengths reaches ``level`` percent at log₁₀ strength ``log10`` ± ``within``; ``"crossings"``: the rows'
+            curves reach it in this order, each at a strength no lower than the one before.
         rows: of the baseline.
+        by: see ``kind``.
         level: see ``kind``.
         log10: see ``kind``.
         within: see ``kind``.
@@ -59,6 +61,7 @@ class Claim:
     text: str
     kind: str
     rows: tuple[str, ...]
+    by: float = 0.0
     level: float | None = None
     log10: float | None = None
     within: float | None = None

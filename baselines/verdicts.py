@@ -136,9 +136,9 @@ def _interval(differences: np.ndarray) -> statistics.Interval:
     return statistics.Interval(float(differences.mean()), float(low), float(high), 0.95)
 
 
-def _above(_: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
+def _above(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
     found = _interval(_paired(*measured))
-    return found.low > 0, f"paired difference {found.low:+.2f} … {found.high:+.2f}"
+    return found.low > claim.by, f"paired difference {found.low:+.2f} … {found.high:+.2f}"
 
 
 def _alike(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
@@ -148,13 +148,26 @@ def _alike(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
 
 
 def _crossing(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
-    curve = measured[0].curve()
-    found = statistics.crossing([strength for strength, _ in curve], [float(np.mean(each)) for _, each in curve],
-                                float(claim.level or 0))
+    found = _crossed(claim, measured[0])
     if found.log10 is None:
         return False, str(found.reason)
     met = abs(found.log10 - float(claim.log10 or 0)) <= float(claim.within or 0)
     return met, f"at {found.log10:.2f}, within ± {claim.within:g}"
 
 
-_CLAIMS = {"above": _above, "alike": _alike, "crossing": _crossing}
+def _crossings(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
+    found = [_crossed(claim, each) for each in measured]
+    places = [each.log10 for each in found if each.log10 is not None]
+    said = ", ".join(f"{row} {'never' if each.log10 is None else f'{each.log10:.2f}'}"
+                     for row, each in zip(claim.rows, found, strict=True))
+    return len(places) == len(found) and places == sorted(places), said
+
+
+def _crossed(claim: Claim, measured: Measured) -> statistics.Crossing:
+    """Where a row's curve reaches the level."""
+    curve = measured.curve()
+    return statistics.crossing([strength for strength, _ in curve], [float(np.mean(each)) for _, each in curve],
+                               float(claim.level or 0))
+
+
+_CLAIMS = {"above": _above, "alike": _alike, "crossing": _crossing, "crossings": _crossings}

@@ -50,6 +50,12 @@ def test_above(first, second, sign):
     assert of_claim(claim, [measured(first), measured(second)]).sign == sign
 
 
+@pytest.mark.parametrize(("by", "sign"), [(8.0, MET), (9.9, MISSED)])
+def test_above_by_so_many_points(by, sign):
+    claim = Claim("it is above", "above", ("a", "b"), by=by)
+    assert of_claim(claim, [measured([90.0, 91.0, 92.0]), measured([80.0, 81.1, 81.9])]).sign == sign
+
+
 @pytest.mark.parametrize(("second", "sign"), [
     ([90.0, 91.0, 92.0], MET), ([90.1, 91.0, 91.9], MET), ([91.0, 92.0, 93.0], MISSED), ([85.0, 91.0, 97.0], MISSED)])
 def test_alike_needs_the_whole_interval_within_its_margin(second, sign):
@@ -75,3 +81,20 @@ def test_a_statement_about_rows_that_were_not_run_stays_open():
     claim = Claim("it is above", "above", ("a", "b"))
     assert of_claim(claim, [measured([90.0]), None]).sign == OPEN
     assert of_claim(claim, [measured([90.0, 91.0], seeds=5), measured([80.0, 81.0])]).sign == OPEN
+
+
+def test_crossings_are_in_the_order_of_the_rows():
+    rows = {}
+    for name, figures in {"early": (96.0, 98.0), "late": (90.0, 97.0), "never": (80.0, 90.0)}.items():
+        rows[name] = measured([figures[0]], strength=1.0)
+        rows[name].kept["runs"].append({**rows[name].kept["runs"][0], "strength": 10.0,
+                                        "accuracy": [[0.0], [figures[1] / 100]]})
+
+    def sign(*order, level):
+        return of_claim(Claim("in order", "crossings", order, level=level), [rows[name] for name in order])
+
+    rows["early"].kept["runs"].append({**rows["early"].kept["runs"][0], "strength": 0.1, "accuracy": [[0.0], [0.5]]})
+    assert sign("early", "late", level=95.0).sign == MET
+    assert sign("late", "early", level=95.0).sign == MISSED
+    assert sign("early", "late", "never", level=95.0).sign == MISSED
+    assert "never never" in sign("early", "never", level=95.0).about
