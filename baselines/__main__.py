@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from baselines.baseline import Baseline
-from baselines.report import report
+from baselines.report import publication, report
 from baselines.targets import published
 from baselines.verdicts import FOLDER
 from baselines.work import record, work
 from forgetting.protocol import Processes, Store
+from forgetting.report import page
 
 
 class Baselines(click.Group):
@@ -47,6 +48,8 @@ def _command(name: str, text: str) -> click.Command:
         work(found, range(found.seeds) if seed is None else [seed], store, Processes(os.cpu_count() or 1), click.echo)
         for path in record(found, store, FOLDER / name.replace("-", "_") / "results"):
             click.echo(f"{path} written")
+        made = page(store.results(), out / "report.html", publication=publication(published()[name]))
+        click.echo(f"{made} shows them: open it in a browser")
 
     return command
 

@@ -13,6 +13,8 @@ from baselines.verdicts import FOLDER, MET, MISSED, OPEN, Measured, Verdict, of_
 from benchmarks import pages
 from benchmarks.speed import beside_avalanche as beside
 from benchmarks.speed.store import read
+from forgetting.report import Publication
+from forgetting.report import Published as Figure
 
 PAGES = (FOLDER.parent / "README.md", pages.DOCS / "reproduction.md", pages.DOCS / "integrations" / "avalanche.md",
          FOLDER / "README.md")
@@ -66,10 +68,8 @@ def figures(about: Published) -> str:
         ours = ("–", "–", "–", "–") if found is None else (
             _spread(found.summary.mean, found.summary.sem), str(found.summary.n),
             "" if found.kept["strength"] is None else f"{found.kept['strength']:g}", f"{found.seconds:.0f}")
-        printed = "–" if target.mean is None else (
-            _spread(target.mean, target.spread) + ("" if target.verified else " (not verified)"))
-        lines.append(_line((target.row, printed, ours[0], ours[1], _gap(verdict.gap), verdict.sign, verdict.about,
-                            ours[2], ours[3])))
+        lines.append(_line((target.row, _printed(target), *ours[:2], _gap(verdict.gap), verdict.sign, verdict.about,
+                            *ours[2:])))
     theirs = f"± there is the {about.spread} over" if about.spread else "mean of"
     notes = [f"{about.source}; {theirs} {about.n} runs, ours ± standard error; percent."]
     notes += [f"{verdict.sign} {claim.text}: {verdict.about}." for claim, verdict in
@@ -77,6 +77,30 @@ def figures(about: Published) -> str:
     notes += [f"{target.row}: {target.missed}" for target in about.targets if target.missed]
     notes += [f"{claim.text}: {claim.missed}" for claim in about.claims if claim.missed]
     return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def publication(about: Published) -> Publication:
+    """A table's figures and statements, for a page."""
+    said = [of_target(about, target, measured(about.name, target.row)) for target in about.targets]
+    lines = [Figure(target.row, _printed(target), _ours(about, target), verdict.sign, verdict.about,
+                    verdict.missed or "") for target, verdict in zip(about.targets, said, strict=True)]
+    claims = zip(about.claims, verdicts(about)[len(figured(about)) :], strict=True)
+    lines += [Figure(claim.text, "", "", verdict.sign, verdict.about, verdict.missed or "")
+              for claim, verdict in claims]
+    theirs = f"; ± there is the {about.spread} of {about.n} runs, ours ± standard error" if about.spread else ""
+    return Publication(about.title, f"{about.source}{theirs}", lines)
+
+
+def _printed(target: Target) -> str:
+    """A published figure as its source prints it."""
+    if target.mean is None:
+        return "–"
+    return _spread(target.mean, target.spread) + ("" if target.verified else " (not verified)")
+
+
+def _ours(about: Published, target: Target) -> str:
+    found = measured(about.name, target.row)
+    return "–" if found is None else _spread(found.summary.mean, found.summary.sem)
 
 
 def faults() -> list[str]:

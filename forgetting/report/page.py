@@ -17,6 +17,7 @@ from forgetting.report.fronts import fronts
 from forgetting.report.groups import experiments
 from forgetting.report.headline import headline
 from forgetting.report.provenance import provenance
+from forgetting.report.published import Publication, reproduction
 from forgetting.report.ranks import ranking
 from forgetting.report.sweeps import Reported, reported
 from forgetting.tasks.unknown import nearest
@@ -49,7 +50,7 @@ _RANKS = ("Average ranks over the sequences, the best left. A thick bar joins me
           "average ranks differ by no more than the critical difference, drawn above the axis.")
 
 
-def page(results: Iterable[Result], path: str | os.PathLike[str]) -> Path:
+def page(results: Iterable[Result], path: str | os.PathLike[str], *, publication: Publication | None = None) -> Path:
     """Write one HTML file that needs no network, no script and no other file.
 
     It holds, for each experiment among the results: a headline, the retention–adaptation plane, all figures and the
@@ -62,6 +63,8 @@ def page(results: Iterable[Result], path: str | os.PathLike[str]) -> Path:
     Args:
         results: finished runs, in any order.
         path: of the file to write; an existing one is replaced.
+        publication: what somebody else published of the same experiments; the page then begins with its figures
+            beside ours and the verdict on each.
 
     Returns:
         The path.
@@ -83,7 +86,8 @@ def page(results: Iterable[Result], path: str | os.PathLike[str]) -> Path:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("forgetting.report", ""), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     title = "What was kept, what was learned: " + "; ".join(experiment.whole.title for experiment in found)
-    text = environment.get_template("page.html.jinja").render(title=title, parts=parts, ranks=ranks)
+    beside = None if publication is None else reproduction(publication)
+    text = environment.get_template("page.html.jinja").render(title=title, parts=parts, ranks=ranks, beside=beside)
     path = Path(path)
     path.write_text(text, encoding="utf-8")
     return path

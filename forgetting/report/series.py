@@ -64,30 +64,33 @@ class Timeline:
         self.start = dict(zip(self.learned, [0, *ends], strict=False))
         self.boundaries = ends[:-1]
 
-    def curve(self, run: Result, value: Callable[[dict[str, float], int], float | None]) -> tuple[Array, Array]:
-        """A figure over the axis: before each task and after it from the matrix, inside it as measured."""
+    def curve(self, run: Result, value: Callable[[list[float], int], float | None]) -> tuple[Array, Array]:
+        """A figure over the axis: before each task and after it from the matrix, inside it as measured.
+
+        The figure is one of the accuracies on the run's tasks so far, in their order: names differ between seeds that
+        deal the classes out differently.
+        """
         points: dict[float, float] = {}
         for task in self.learned:
             own = self._length(run, task)
             inside = [(step["step"], step["accuracy"]) for step in run.steps if step["task"] == task]
             for step, accuracy in [(0, _row(run, task - 1)), *inside, (own, _row(run, task))]:
-                found = value(accuracy, task)
+                found = value([accuracy[name] for name in run.tasks if name in accuracy], task)
                 if found is not None:
                     points[round(self.start[task] + step * self.width[task] / own, 6)] = found
         return np.array(list(points), dtype=float), np.array(list(points.values()), dtype=float)
 
     def source(self, group: Group) -> Curve | None:
         """Accuracy on the source over steps."""
-        def known(accuracy: dict[str, float], _: int) -> float:
-            return accuracy[self.tasks[0]]
+        def known(accuracy: list[float], _: int) -> float:
+            return accuracy[0]
 
         return over_seeds(self.curve(run, known) for run in group.runs.values())
 
     def targets(self, group: Group) -> Curve | None:
         """Mean accuracy over steps on the tasks after the source, as far as they were begun."""
-        def begun(accuracy: dict[str, float], task: int) -> float | None:
-            names = self.tasks[1:task]
-            return float(np.mean([accuracy[name] for name in names])) if names else None
+        def begun(accuracy: list[float], task: int) -> float | None:
+            return float(np.mean(accuracy[1:task])) if task > 1 else None
 
         return over_seeds(self.curve(run, begun) for run in group.runs.values())
 

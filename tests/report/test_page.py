@@ -192,3 +192,17 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match=r"forgetting\[report\]"):
         report.page([made("finetune", 0, transfer(0.9, 0.5, 0.8))], tmp_path / "page.html")
+
+
+def test_a_publication_comes_first_with_its_verdicts(tmp_path):
+    figures = [report.Published("EWC", "99.1 ± 0.2", "98.0 ± 0.1", "✗", "within ± 0.70", "<tried> a higher rate"),
+               report.Published("EWC keeps more than SGD", "", "", "✓", "paired difference +1.00 … +2.00")]
+    about = report.Publication("Split MNIST", "Somebody 2020, table 1", figures)
+    text = report.page(rich_results(), tmp_path / "page.html", publication=about).read_text(encoding="utf-8")
+    found = Reader(text)
+    shown = " ".join(found.text)
+    order = ["Split MNIST: published, and ours", "99.1 ± 0.2", "98.0 ± 0.1", "✗", "<tried> a higher rate",
+             "EWC keeps more than SGD", "1 of 2 agree, 1 do not", "Every method in numbers"]
+    places = [shown.index(each) for each in order]
+    assert places == sorted(places)
+    assert "published, and ours" not in written(tmp_path, rich_results())

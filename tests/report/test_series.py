@@ -108,3 +108,15 @@ def test_the_headline_is_computed_from_the_rows():
 def test_means_of_matrices():
     group = only(made("ewc", 0, transfer(0.8, 0.6, 0.8)), made("ewc", 1, transfer(0.6, 0.4, 0.8))).groups[0]
     assert np.allclose(series.mean_matrix(group), transfer(0.7, 0.5, 0.8))
+
+
+def test_seeds_may_name_their_tasks_differently():
+    """Classes dealt out anew, or angles drawn anew, for each seed."""
+    runs = [made("finetune", seed, transfer(0.8, 0.5, 0.9), tasks=names, steps=[
+        {"task": 2, "step": step, "loss": 0.0, "accuracy": dict(zip(names, accuracy, strict=True))}
+        for step in (10, 20)])
+        for seed, (names, accuracy) in enumerate(((("0-1", "2-3"), (0.7, 0.5)), (("7-4", "1-8"), (0.5, 0.3))))]
+    experiment = only(*runs)
+    timeline = series.Timeline(experiment)
+    assert timeline.source(experiment.groups[0]).mean[1] == pytest.approx(0.6)
+    assert timeline.targets(experiment.groups[0]).mean[1] == pytest.approx(0.4)
