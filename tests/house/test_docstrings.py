@@ -18,7 +18,8 @@ SECTIONS = {
     "Example": r">>> ",
 }
 # Where a paper stands behind every function.
-FROM_PAPERS = ("forgetting.freezing", "forgetting.rates", "forgetting.averaging", "forgetting.protocol.metrics")
+FROM_PAPERS = ("forgetting.freezing", "forgetting.rates", "forgetting.averaging", "forgetting.similarity",
+               "forgetting.protocol.metrics")
 
 # The one table of exemptions: where a name is defined -> sections it does without, and why.
 EXEMPT: dict[str, tuple[set[str], str]] = {
@@ -26,6 +27,7 @@ EXEMPT: dict[str, tuple[set[str], str]] = {
     "forgetting.protocol.statistics.*": ({"Cost"}, "arithmetic on a few numbers"),
     "forgetting.protocol.metrics.retention": ({"Reference", "Differs"}, "defined here; no paper fixes it"),
     "forgetting.protocol.metrics.adaptation": ({"Reference", "Differs"}, "defined here; no paper fixes it"),
+    "forgetting.similarity.measuring.measure": ({"Reference", "Differs"}, "each measure states its own"),
     "forgetting.parameters.*": ({"Cost"}, "looks at names; what copies says so"),
     "forgetting.methods.*": ({"Cost"}, "looks up a table; a method costs when it runs"),
     "forgetting.tasks.registry.names": ({"Cost"}, "looks up a table"),
