@@ -21,13 +21,14 @@ Parameters = dict[str, Tensor]
 Selection = str | Iterable[str] | Callable[[str], bool] | None
 
 _WRAPPERS = ("_orig_mod.",)
+_AROUND = "base_model.model."  # what peft's own model puts in front of every name
 
 
 def canonical(name: str) -> str:
-    """The name without what ``torch.compile`` puts in front of it."""
+    """The name without what ``torch.compile`` and peft put in front of it."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
-    return name
+    return name.removeprefix(_AROUND)
 
 
 def unwrapped(model: Any) -> nn.Module:

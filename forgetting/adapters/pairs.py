@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from forgetting.parameters import canonical, unwrapped
 
-_AROUND = "base_model.model."  # what peft's own model puts in front of every name
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -34,7 +32,7 @@ class Pair:
 
 def base_name(name: str) -> str:
     """The name that a parameter or a module had before peft came."""
-    return canonical(name).removeprefix(_AROUND).replace(".base_layer", "")
+    return canonical(name).replace(".base_layer", "")
 
 
 def adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:

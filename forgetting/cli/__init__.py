@@ -1,9 +1,10 @@
-"""``forgetting run | work | report | list | fisher``: benchmark methods, see the figures, keep what a model knows."""
+"""``forgetting run | work | report | list | fisher | compare``: benchmark methods, see the figures, find losses."""
 
 from __future__ import annotations
 
 import click
 
+from forgetting.cli.compare import compare_
 from forgetting.cli.console import Errors
 from forgetting.cli.fisher import fisher
 from forgetting.cli.report import list_, report_
@@ -17,5 +18,5 @@ def main() -> None:
     """Keep what a pretrained model knows while it learns, and measure both."""
 
 
-for command in (list_, run_, work_, report_, fisher):
+for command in (list_, run_, work_, report_, fisher, compare_):
     main.add_command(command)

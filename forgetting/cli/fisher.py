@@ -30,7 +30,7 @@ class _Estimating(click.Group):
         return super().parse_args(ctx, args)
 
 
-class _Columns(click.ParamType):
+class Columns(click.ParamType):
     """``0-4,7`` -> (0, 1, 2, 3, 4, 7)."""
 
     name = "columns"
@@ -76,7 +76,7 @@ def fisher() -> None:
               help="whose labels the gradients are taken with")
 @click.option("--likelihood", type=click.Choice(list(LIKELIHOODS)),
               help="what the outputs mean; default: classes, where outputs and targets say so")
-@click.option("--outputs", type=_Columns(), help="the task's columns of the outputs, such as 0-4")
+@click.option("--outputs", type=Columns(), help="the task's columns of the outputs, such as 0-4")
 @click.option("--parameters", multiple=True, metavar="PATTERN", help="which parameters; default: all trainable ones")
 @click.option("--examples", type=click.IntRange(min=1), help="use the first so many; default: all")
 @click.option("--tolerance", type=float, default=0.0, help="share of the predictive trace to drop (exact labels)")
@@ -102,7 +102,7 @@ def estimate(
     try:
         with users_code(model, data):
             built = result(model, "a torch.nn.Module", lambda value: isinstance(value, nn.Module)).to(place)
-            batches = result(data, "an iterable of batches", _iterable)
+            batches = result(data, "an iterable of batches", iterable)
             kept = estimates.anchored(
                 built, batches, curvature=curvature, labels=labels, outputs=outputs,
                 likelihood=LIKELIHOODS[likelihood]() if likelihood else None, parameters=parameters or None,
@@ -139,7 +139,7 @@ def show(file: Path) -> None:
     _show(Anchored.load(file), file)
 
 
-def _iterable(value: Any) -> bool:
+def iterable(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, nn.Module))
 
 

@@ -239,6 +239,11 @@ def _refuse_another(model: object, optimizer: object) -> None:
     if not isinstance(optimizer, Optimizer):
         swapped = ": model and optimizer came swapped, attach(model, optimizer)" if isinstance(model, Optimizer) else ""
         raise TypeError(f"attach takes a torch.optim.Optimizer, not a {type(optimizer).__name__}{swapped}")
+    inside = getattr(optimizer, "optimizer", None)
+    if isinstance(inside, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        kind = type(optimizer).__name__
+        raise TypeError(f"a {kind} hands its steps on to the optimizer inside, whose hooks alone run: attach(model, "
+                        "optimizer.optimizer), or attach the torch optimizer before it is prepared")
 
 
 def _packed(value: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetting.curvature.shards import sharded
 from forgetting.parameters import Parameters
 from forgetting.regularizers import fused
 from forgetting.regularizers.blocks import held
@@ -94,4 +95,7 @@ def product(state: Consolidated, live: Parameters) -> tuple[Parameters, Paramete
     """θ−μ and A(θ−μ) by the matrix's own product: for matrices that are not diagonal, and for sharded weights."""
     near = moved_to(state, live)
     delta = {name: live[name] - near.anchor[name] for name in near.curvature.names()}
-    return delta, near.curvature.product(delta)
+    if len({sharded(part) for part in delta.values()}) < 2:
+        return delta, near.curvature.product(delta)
+    # a model of which FSDP2 shards a part; torch multiplies no list that holds both
+    return delta, {name: near.curvature.restricted([name]).product({name: part})[name] for name, part in delta.items()}

@@ -1,0 +1,18 @@
+"""What a fine-tune lost, and where: two states of one network, compared on the data of the source task."""
+
+from forgetting.diagnosis.comparing import compare
+from forgetting.diagnosis.comparison import ClassDrop, Comparison, Figures, ModuleDrift, ParameterDrift, Recovery
+from forgetting.diagnosis.stored import load
+from forgetting.diagnosis.tables import table
+
+__all__ = [
+    "ClassDrop",
+    "Comparison",
+    "Figures",
+    "ModuleDrift",
+    "ParameterDrift",
+    "Recovery",
+    "compare",
+    "load",
+    "table",
+]
