@@ -46,6 +46,6 @@ __all__ = [
     "PeriodicMerge", "ProductEWC", "ProxyReplay", "QuadraticRegularizer", "RWalk", "Recipe", "Regularizer", "Replay",
     "Result", "Store", "Task", "TaskSequence", "adapters", "averaging", "curvature", "evaluating", "fisher",
     "fisher_merge", "freeze", "freeze_important", "gradual_unfreezing", "interpolate", "layerwise_decay", "lora",
-    "lp_ft", "methods", "protocol", "rates", "regularizers", "rehearsal", "rewarm", "run", "similarity", "slanted_triangular",
-    "still", "tasks", "warmup_cosine", "warmup_stable_decay", "wise_ft",
+    "lp_ft", "methods", "protocol", "rates", "regularizers", "rehearsal", "rewarm", "run", "similarity",
+    "slanted_triangular", "still", "tasks", "warmup_cosine", "warmup_stable_decay", "wise_ft",
 ]

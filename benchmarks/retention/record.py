@@ -1,7 +1,8 @@
 """Keep a directory of runs as one committed file: ``python -m benchmarks.retention.record DIR NAME``.
 
 ``benchmarks/retention/results/NAME.json`` then holds the table of ``forgetting run --json``, the recipe of each method,
-the accuracy matrix of every run, and where and with what they were made.
+the accuracy matrix of every run, where and with what they were made, and what a study chose before them
+(``chosen.json`` beside the directory).
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def main(directory: Path, name: str) -> None:
                   "recipe": result.recipe, "accuracy": result.accuracy.tolist(), "seconds": result.seconds,
                   "peak_bytes": result.peak_bytes} for result in results],
     }
+    chosen = directory.parent / "chosen.json"
+    if chosen.is_file():
+        kept["chosen"] = json.loads(chosen.read_text(encoding="utf-8"))
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

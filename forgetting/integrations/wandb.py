@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from forgetting.protocol import Recipe, Result, metrics
-
-_IDENTIFYING = ("event", "method", "sequence", "seed", "key", "name", "tasks", "phase", "steps", "accuracy")
+from forgetting.integrations.sinks import Event, Sink, observed
+from forgetting.protocol import Recipe
 
 
 @contextlib.contextmanager
@@ -20,7 +19,7 @@ def observing(
     project: str = "forgetting",
     mode: str | None = None,
     directory: str | os.PathLike[str] | None = None,
-) -> Iterator[Callable[[dict[str, Any]], None]]:
+) -> Iterator[Callable[[Event], None]]:
     """An observer for :func:`forgetting.run` that keeps one wandb run for one recipe and seed.
 
     Logged at every measured step: task, step, loss, ``accuracy/TASK`` and, with a regularizer, penalty, pull, gradient
@@ -56,62 +55,30 @@ def observing(
             raise
         raise ModuleNotFoundError("logging to wandb needs the extra 'wandb': pip install 'forgetting[wandb]'",
                                   name="wandb") from error
-    open_run: Any = None
-
-    def observe(event: dict[str, Any]) -> None:
-        nonlocal open_run
-        if event["event"] == "start":
-            offline = (mode or os.environ.get("WANDB_MODE")) in ("offline", "disabled", "dryrun")
-            open_run = wandb.init(
-                project=project, id=event["key"], name=f"{event['method']}, seed {seed}", group=event["sequence"],
-                job_type=event["method"], config={**recipe.as_data(), "seed": seed, "tasks": event["tasks"]},
-                mode=mode, dir=directory, resume=None if offline else "allow", reinit=True,
-            )
-        elif event["event"] == "result":
-            open_run.summary.update(summary(event["result"]))
-        else:
-            row = logged(event)
-            if row:
-                open_run.log(row)
-
-    failed = True
-    try:
+    with observed(_Run(wandb, recipe, seed, {"project": project, "mode": mode, "dir": directory})) as observe:
         yield observe
-        failed = False
-    finally:
-        if open_run is not None:
-            open_run.finish(exit_code=int(failed))
 
 
-def logged(event: dict[str, Any]) -> dict[str, Any]:
-    """What one event adds to wandb's history; nothing for an event without figures."""
-    plain = {name: value for name, value in event.items() if name not in _IDENTIFYING and value is not None}
-    if event["event"] == "step":
-        before = f"{event['phase']}/" if "phase" in event else ""
-        accuracy = {f"accuracy/{name}": value for name, value in event["accuracy"].items()}
-        return {f"{before}{name}": value for name, value in {**plain, **accuracy}.items()}
-    if event["event"] == "task":
-        return {**plain, **{f"learned/{number}": value for number, value in enumerate(event["accuracy"], 1)}}
-    if event["event"] == "consolidation":
-        return {"task": event["task"], "consolidation_seconds": event["seconds"]}
-    return {}
+class _Run(Sink):
+    """One run of wandb."""
 
+    def __init__(self, wandb: Any, recipe: Recipe, seed: int, options: dict[str, Any]) -> None:
+        self.wandb, self.recipe, self.seed, self.options = wandb, recipe, seed, options
+        self.run: Any = None
 
-def summary(result: Result) -> dict[str, Any]:
-    """A finished run in one row: what the tables show, and the accuracy matrix as nested lists."""
-    matrix = result.accuracy
-    row = {
-        "source_before": float(matrix[1, 0]),
-        "source_after": float(matrix[-1, 0]),
-        "average_accuracy": metrics.average_accuracy(matrix),
-        "seconds": result.seconds,
-        "peak_bytes": result.peak_bytes,
-        "accuracy_matrix": matrix.tolist(),
-    }
-    if matrix[1, 0] > 0:
-        row["retention"] = metrics.retention(matrix)
-    if matrix.shape[1] > 1:
-        row["forgetting"] = metrics.forgetting(matrix)
-    if result.restored is not None:
-        row["source_after_with_old_statistics"] = result.restored
-    return row
+    def open(self, start: Event) -> None:
+        offline = (self.options["mode"] or os.environ.get("WANDB_MODE")) in ("offline", "disabled", "dryrun")
+        self.run = self.wandb.init(
+            **self.options, id=start["key"], name=f"{start['method']}, seed {self.seed}", group=start["sequence"],
+            job_type=start["method"], config={**self.recipe.as_data(), "seed": self.seed, "tasks": start["tasks"]},
+            resume=None if offline else "allow", reinit=True,
+        )
+
+    def row(self, figures: dict[str, Any], event: Event) -> None:
+        self.run.log(figures)
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        self.run.summary.update(figures)
+
+    def close(self, *, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from forgetting.curvature import Curvature, Diagonal
-from forgetting.curvature.stored import Stored, kept, moved
+from forgetting.curvature import Curvature, Diagonal, Identity
+from forgetting.curvature.shards import cut, sharded
+from forgetting.curvature.stored import Kept, Stored, kept, moved
 from forgetting.parameters import Parameters, named
 
 
@@ -55,6 +57,14 @@ def covered(model: nn.Module, shapes: Mapping[str, torch.Size | None], since: st
            "or load the state, again")
     for name, shape in shapes.items():
         if name not in everything:
+            module, _, kind = name.rpartition(".")
+            if f"{module}.base_layer.{kind}" in everything:
+                raise ValueError(f"{since} covers the parameter {name!r}, around which stands an adapter of peft: it "
+                                 "no longer learns, its adapter does. Hold what adapters make of it by "
+                                 f"forgetting.adapters.ProductEWC, and the rest by this; {way}")
+            if f"{module}.modules_to_save.default.{kind}" in everything:
+                raise ValueError(f"{since} covers the parameter {name!r}, of which peft trains a copy "
+                                 f"(modules_to_save); consolidate the model that peft made; {way}")
             raise ValueError(f"{since} covers the parameter {name!r}, which the model does not have (removed, renamed "
                              f"or replaced?); {way}")
         if shape is not None and everything[name].shape != shape:
@@ -70,13 +80,44 @@ def anchored_at(live: Parameters, given: Mapping[str, Tensor]) -> Parameters:
 
 
 def moved_to(state: Consolidated, live: Parameters) -> Consolidated:
-    """The state on the devices of the weights; itself, where it is there already."""
+    """The state on the devices, and in the shards (FSDP2), of the weights; itself, where it is there already."""
     places = {name: parameter.device for name, parameter in live.items()}
     anchors = kept(state.anchor)
+    apart = [name for name, weight in live.items() if sharded(weight) != sharded(anchors[name])]
+    if apart:
+        return _in_shards(state, live, apart)
     if all(anchors[name].device == place for name, place in places.items()):
         return state
     anchor = {name: moved(anchors[name], partial(Tensor.to, device=place)) for name, place in places.items()}
     return replace(state, curvature=state.curvature.to(places), anchor=Stored(anchor))
+
+
+def _in_shards(state: Consolidated, live: Parameters, apart: list[str]) -> Consolidated:
+    """The state in the shards of the weights, from whole tensors, which every process has; nothing is sent.
+
+    Raises:
+        TypeError: for what has no shards: factors, and what is compressed.
+        ValueError: where it is the weights that are whole.
+    """
+    anchors, curvature, kinds = kept(state.anchor), state.curvature, (Diagonal, Identity)
+    whole = next((name for name in apart if not sharded(live[name])), None)
+    if whole is not None:
+        raise ValueError(f"the anchor of {whole!r} lies in shards (DTensor), and the weight is whole just now: FSDP2 "
+                         "holds its outermost module whole between forward and backward. Leave the penalty out of the "
+                         "loss and attach it with mode='gradient', which pulls at the step, when shards are back")
+    if type(curvature) not in kinds or not all(isinstance(anchors[name], Tensor) for name in apart):
+        raise TypeError(f"the weights lie in shards (DTensor, such as {apart[0]!r}), and a {type(curvature).__name__} "
+                        "has none: use a diagonal method (EWC, MAS, L2SP) with storage='float32'")
+
+    def part(values: Mapping[str, Kept]) -> dict[str, Any]:
+        return {name: cut(value.to(live[name].device), live[name])
+                if isinstance(value, Tensor) and name in live and sharded(live[name]) and not sharded(value) else value
+                for name, value in values.items()}
+
+    if isinstance(curvature, Diagonal):
+        curvature = Diagonal(part(curvature.elementwise()), **curvature.about())
+    rests = {kind: part(rest) for kind, rest in state.rests.items()}
+    return moved_to(replace(state, curvature=curvature, anchor=Stored(part(anchors)), rests=rests), live)
 
 
 def blend(old: Consolidated | None, new: Curvature, live: Parameters, decay: float) -> Consolidated:

@@ -7,6 +7,9 @@
 5. ``finish``: path integrals see where the whole step ended.
 
 The order of registration does not matter between stages; within one it is the order in which actions run.
+
+A step whose closure computes the gradients has none before it: then a trainer that knows when they are there says so
+(:func:`announced`), and stages 1 and 2 run at that moment.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from forgetting.curvature.shards import sharded
 from forgetting.parameters import Handle, Parameters
 
 STAGES = ("listen", "pull", "proximal", "finish")
@@ -51,14 +55,23 @@ def register(optimizer: Optimizer, owner: object, actions: Mapping[str, Action])
     """Run an owner's actions, stage -> action, at every step of an optimizer, until the handle is removed.
 
     Raises:
-        TypeError: where ``optimizer`` is not a torch optimizer.
+        TypeError: where ``optimizer`` is not a torch optimizer, or a path would listen to shards.
         ValueError: where the owner is attached to it already (its pull would count twice), or for an unknown stage.
     """
     _checked(optimizer)
     unknown = set(actions) - set(STAGES)
     if unknown:
         raise ValueError(f"unknown stages {sorted(unknown)}: choose from {', '.join(STAGES)}")
+    if "listen" in actions and any(sharded(weight) for group in optimizer.param_groups for weight in group["params"]):
+        raise TypeError(f"{type(owner).__name__} listens to the steps, and the weights lie in shards (FSDP2, DTensor), "
+                        "of which a path has no copies: use EWC, MAS or L2SP, or DistributedDataParallel")
     return _dispatchers.setdefault(optimizer, _Dispatcher()).add(optimizer, owner, dict(actions))
+
+
+def announced(optimizer: Optimizer) -> Announced:
+    """From now on somebody says when the gradients of a step are there, which may be inside the step (fault F18)."""
+    _checked(optimizer)
+    return Announced(_dispatchers.setdefault(optimizer, _Dispatcher()), optimizer)
 
 
 def _checked(optimizer: object) -> None:
@@ -73,6 +86,9 @@ class _Dispatcher:
     def __init__(self) -> None:
         self._entries: list[tuple[object, dict[str, Action]]] = []
         self._hooks: list[RemovableHandle] = []
+        self.announcers: list[Announced] = []
+        self._heard: list[Announced] = []
+        self._started = False
 
     def add(self, optimizer: Optimizer, owner: object, actions: dict[str, Action]) -> Handle:
         if any(known is owner for known, _ in self._entries):
@@ -89,6 +105,19 @@ class _Dispatcher:
             ]
         return Handle(lambda: self._drop(entry))
 
+    def arrived(self, optimizer: Optimizer, announcer: Announced) -> None:
+        """Run what comes before the step; whoever says the same of the same step is heard, and nothing runs again."""
+        if announcer in self._heard:  # the step before was skipped
+            self._heard = []
+        if not self._heard:
+            self._start(optimizer)
+        self._heard.append(announcer)
+
+    def silence(self, announcer: Announced) -> None:
+        """Wait for it no longer, and forget a step that it left half done."""
+        self.announcers.remove(announcer)
+        self._heard, self._started = [], False
+
     def _drop(self, entry: tuple[object, dict[str, Action]]) -> None:
         self._entries = [known for known in self._entries if known is not entry]
         if not self._entries:
@@ -98,17 +127,32 @@ class _Dispatcher:
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         reads = [owner for owner, actions in self._entries if "listen" in actions or "pull" in actions]
         # args[0] is the optimizer itself; whatever follows it can only be a closure.
-        if reads and (any(value is not None for value in args[1:]) or keywords.get("closure") is not None):
+        closure = any(value is not None for value in args[1:]) or keywords.get("closure") is not None
+        if self._heard or (closure and self.announcers):
+            self._started = bool(self._heard)
+            return
+        if reads and closure:
             raise RuntimeError(
                 f"{type(reads[0]).__name__} works on gradients before the step, and a step with a closure computes "
                 "them inside: call optimizer.step() without a closure, use mode='proximal', or add "
                 "penalty(model) to the loss"
             )
+        self._start(optimizer)
+
+    def _start(self, optimizer: Optimizer) -> None:
         if any("pull" in actions or "proximal" in actions for _, actions in self._entries):
             minimising(optimizer)
         self._run(optimizer, "listen", "pull")
+        self._started = True
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self._heard, started, self._started = [], self._started, False
+        missed = next((owner for owner, actions in self._entries if "listen" in actions or "pull" in actions), None)
+        if self.announcers and missed is not None and not started:
+            raise RuntimeError(
+                f"the optimizer has stepped, and nobody said when its gradients were there, so {type(missed).__name__} "
+                "neither saw nor changed them: let the trainer's own step run the closure"
+            )
         self._run(optimizer, "proximal", "finish")
 
     def _run(self, optimizer: Optimizer, *stages: str) -> None:
@@ -118,6 +162,24 @@ class _Dispatcher:
                 for _, actions in self._entries:
                     if stage in actions:
                         actions[stage](step)
+
+
+class Announced(Handle):
+    """Says when the gradients of an optimizer's steps are there, until it is removed.
+
+    Args:
+        dispatcher: of the optimizer.
+        optimizer: which steps.
+    """
+
+    def __init__(self, dispatcher: _Dispatcher, optimizer: Optimizer) -> None:
+        super().__init__(lambda: dispatcher.silence(self))
+        dispatcher.announcers.append(self)
+        self._dispatcher, self._optimizer = dispatcher, optimizer
+
+    def arrived(self) -> None:
+        """Call this once a step, when its gradients are there: true ones, all micro-batches in them."""
+        self._dispatcher.arrived(self._optimizer, self)
 
 
 def optimized(optimizer: Optimizer) -> dict[int, dict[str, Any]]:

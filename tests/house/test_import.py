@@ -6,7 +6,7 @@ import sys
 
 OPTIONAL = {
     "accelerate", "avalanche", "datasets", "lightning", "matplotlib", "pandas", "peft", "PIL", "pyarrow",
-    "pytorch_lightning", "ray", "sklearn", "timm", "torchvision", "transformers", "triton", "wandb",
+    "pytorch_lightning", "ray", "sklearn", "tensorboard", "timm", "torchvision", "transformers", "triton", "wandb",
 }
 
 STATE = """
