@@ -39,4 +39,6 @@ def rows(scenario: str) -> list[Row]:
     ]
 
 
-BASELINE = Baseline("hsu-2018-split-mnist", PROTOCOL, tuple(row for scenario in SCENARIOS for row in rows(scenario)))
+BASELINE = Baseline(
+    "hsu-2018-split-mnist", PROTOCOL, tuple(row for scenario in SCENARIOS for row in rows(scenario)), seeds=5,
+)
