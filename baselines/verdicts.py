@@ -152,7 +152,7 @@ def _crossing(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
     if found.log10 is None:
         return False, str(found.reason)
     met = abs(found.log10 - float(claim.log10 or 0)) <= float(claim.within or 0)
-    return met, f"at {found.log10:.2f}, within ± {claim.within:g}"
+    return met, f"at {found.log10:.2f}, within ± {claim.within:g}; seeds a point: {len(measured[0].curve()[0][1])}"
 
 
 def _crossings(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:

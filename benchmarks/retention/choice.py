@@ -39,13 +39,18 @@ def settle(plain: Recipe, kind: str, names: Sequence[str], sweep: Sweep, file: P
     """
     hidden = dataclasses.replace(plain, sequence=on_validation(plain.sequence_of(FIRST_SEED)))
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    found = {"criterion": CRITERION, "seed": FIRST_SEED, "settings": {}, "candidates": {}, **found}
+    about = {name: value for name, value in hidden.as_data().items() if name not in ("rate", "method", "device")}
+    about["data"] = hidden.sequence_of(FIRST_SEED).fingerprint()
+    if found and found.get("recipe") != about:
+        raise ValueError(f"{file} was chosen for another recipe, or other data; take another --out")
+    found = {"criterion": CRITERION, "seed": FIRST_SEED, "recipe": about, "settings": {}, "candidates": {}, **found}
     if "rate" not in found:
         rates = [(rate, dataclasses.replace(hidden, rate=rate)) for rate in RATES[kind]]
         found["rate"], found["candidates"]["rate"] = best(rates, sweep, learned_later)
         keep(file, found)
     for name in names:
-        if name in found["settings"] or name not in CANDIDATES[kind]:
+        known = [entry["candidate"] for entry in found["candidates"].get(name, [])]
+        if name not in CANDIDATES[kind] or known == list(CANDIDATES[kind][name]):
             continue
         tried = [(settings, dataclasses.replace(hidden, rate=found["rate"], method=methods.get(name, **settings)))
                  for settings in CANDIDATES[kind][name]]
@@ -68,6 +73,8 @@ def best(tried: Sequence[tuple[Any, Recipe]], sweep: Sweep,
     learned = iter(swept.results)
     table = [{"candidate": candidate, "score": -1.0 if id(recipe) in lost else round(figure(next(learned)), 4)}
              for candidate, recipe in tried]
+    if len(lost) == len(tried):
+        raise ValueError(f"every candidate diverged: {[candidate for candidate, _ in tried]}; take others")
     return max(table, key=lambda entry: entry["score"])["candidate"], table
 
 

@@ -70,17 +70,17 @@ def sequence(network: Classifier, sizes: Sizes, *, source: DataSplit | None = No
     """
     original = network.original()
     columns = network.classes()
-    unseen, cifar = unlabelled(sizes)
-    given, about = (unseen.map(lambda part: agreement(original, part)), "agreement")
     if source is not None:
         given, about = source, "labels"
+    else:
+        given, about = unlabelled(sizes)[0].map(lambda part: agreement(original, part)), "agreement"
     known = Task.of(f"source ({about})", given, range(columns))
     if shift == "rotation":
         turned = Task.of("source turned by 90°", given.map(lambda part: part.viewed(Rotation(90))), range(columns))
         return TaskSequence(f"{network.name}-rotation", (known, turned), "domain", columns, pretrained=True)
     found = [known]
     for place, name in enumerate(targets):
-        parts = cifar if name == "CIFAR-10" else grayscale(name, sizes)
+        parts = unlabelled(sizes)[1] if name == "CIFAR-10" else grayscale(name, sizes)
         parts = parts.map(lambda part: _resized(part, given.train.input_shape[-1]))
         own = torch.arange(columns + 10 * place, columns + 10 * (place + 1))
         found.append(Task.of(name, parts.map(methodcaller("relabelled", own)), own.tolist()))

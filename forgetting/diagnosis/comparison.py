@@ -174,8 +174,8 @@ class Comparison:
 
     @property
     def fisher(self) -> float:
-        """Σ F (θ_after − θ_before)² over all weights; half of it is, to second order, how far the answers moved
-        (the mean Kullback–Leibler divergence on the source data).
+        """Σ F (θ_after − θ_before)² over all weights; half of it would be, to second order, how far the answers moved
+        (the mean Kullback–Leibler divergence on the source data) if no two weights acted together: F is a diagonal.
         """
         return sum(parameter.fisher for parameter in self.parameters)
 

@@ -67,13 +67,24 @@ def _where(found: Comparison) -> str:
     if best is None or _share(best) < SOME:
         tried = " nor ".join(_REPAIRS[each.name][0] for each in measured)
         lost = "neither" if len(measured) > 1 else "not even"
-        return f"{lost} {tried} brings it back: {_features(found)}"
+        return f"{lost} {tried} brings it back: {_rest(found)}"
     if _share(best) < MOST:
         return (f"no more than {percent(_share(best), 0)} of the loss comes back, by {_REPAIRS[best.name][0]}: "
-                f"{_features(found)}")
+                f"{_rest(found)}")
     first = next(each for each in proven if _share(each) >= MOST)
     repair, advice = _REPAIRS[first.name]
     return f"{percent(_share(first), 0)} of the loss comes back by {repair}: {advice}"
+
+
+def _rest(found: Comparison) -> str:
+    """Where what does not come back was lost, if a refitted head could have shown it."""
+    loss = found.before.accuracy - found.after.accuracy
+    weak = next((each.reference for each in found.recoveries if each.reference is not None
+                 and each.reference - found.after.accuracy < MOST * loss), None)
+    if weak is None:
+        return _features(found)
+    return (f"whether the features changed cannot be told, as the old model's own head, refitted on so few examples, "
+            f"reaches only {percent(weak)}: refit on more")
 
 
 def _features(found: Comparison) -> str:

@@ -195,12 +195,15 @@ class Pull(Handle):
         """Take the hooks off."""
         self.remove()
 
-    def term(self, model: nn.Module, inputs: Any, outputs: Any, share: float) -> Tensor:
-        """A number 0 with the gradient of the penalty times a share, so that a loss keeps its own value."""
-        value = share * self.regularizer.penalty(model, inputs, outputs)
-        self._terms.append(value.detach())
+    def term(self, model: nn.Module, inputs: Any, outputs: Any, share: float, part: float) -> Tensor:
+        """A number 0 with the gradient of the penalty times a share, so that a loss keeps its own value.
+
+        What is logged is the penalty times its part of the step, whoever divides the loss.
+        """
+        value = self.regularizer.penalty(model, inputs, outputs)
+        self._terms.append(part * value.detach())
         self._spoken = True
-        return value - value.detach()
+        return share * (value - value.detach())
 
 
 class PenaltyInLoss:
@@ -233,7 +236,7 @@ class PenaltyInLoss:
         loss, outputs = below.compute_loss(model, inputs, True, num_items_in_batch, **others)
         share = _share(trainer, num_items_in_batch)
         for pull in pulls:
-            loss = loss + pull.term(model, seen, outputs, share)
+            loss = loss + pull.term(model, seen, outputs, share, 1 / trainer.current_gradient_accumulation_steps)
         return (loss, outputs) if return_outputs else loss
 
 

@@ -82,8 +82,8 @@ def _small(items: Sequence[Held], gradients: Sequence[Tensor]) -> list[tuple[Ten
     more; else nothing.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    if sum(gradient.numel() for gradient in gradients) > _SMALL:
-        return []
+    if sum(gradient.numel() for gradient in gradients) > _SMALL or any(each.element_size() < 4 for each in gradients):
+        return []  # a difference of numbers in 16 bits is taken in 32
     for item, gradient in zip(items, gradients, strict=True):
         weight, anchor, importance = item.weight, item.anchor, item.importance
         if not (isinstance(anchor, Tensor) and isinstance(importance, Tensor) and weight.is_cpu and anchor.is_cpu

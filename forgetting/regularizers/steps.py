@@ -114,9 +114,10 @@ class _Dispatcher:
         self._heard.append(announcer)
 
     def silence(self, announcer: Announced) -> None:
-        """Wait for it no longer, and forget a step that it left half done."""
+        """Wait for it no longer; with nobody left to say more, forget a step that was left half done."""
         self.announcers.remove(announcer)
-        self._heard, self._started = [], False
+        if not self.announcers:
+            self._heard, self._started = [], False
 
     def _drop(self, entry: tuple[object, dict[str, Action]]) -> None:
         self._entries = [known for known in self._entries if known is not entry]

@@ -61,6 +61,14 @@ def test_what_brings_the_loss_back(recoveries, ending):
     assert made(recoveries).verdict == FELL + ending
 
 
+def test_a_refit_that_fails_on_the_old_model_too_tells_nothing():
+    weak = dataclasses.replace(repair(HEAD, 0.05), reference=0.45)
+    assert made([weak]).verdict.endswith(
+        "not even refitting the head brings it back: whether the features changed cannot be told, as the old model's "
+        "own head, refitted on so few examples, reaches only 45.0 %: refit on more.")
+    assert made([dataclasses.replace(weak, reference=0.9)]).verdict.endswith(FEATURES)
+
+
 def test_features_that_changed_without_a_drift_are_not_placed():
     still = ParameterDrift("1.weight", 9, 0.0, 0.0)
     found = made([repair(HEAD, 0.05)], parameters=(still,))
