@@ -88,7 +88,7 @@ class CappedSI(PathRegularizer):
             integral = self._of("integral", name, weight)
             new = (integral / (moved.square() + self.damping)).clamp(min=0)
             before = known[name] if name in known else torch.zeros_like(new)
-            found[name] = new.minimum(1e-3 - before)
+            found[name] = new.minimum((1e-3 - before).clamp(min=0))  # rounding may leave a sum above the cap
         return Diagonal(found)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from baselines.conventions import ArgmaxEWC, BatchMAS, LabelShareEWC
+from baselines.conventions import ArgmaxEWC, BatchMAS, CappedSI, LabelShareEWC
 
 COLUMNS = (1, 3, 4)
 
@@ -66,3 +66,23 @@ def test_batch_mas_takes_the_absolute_gradient_of_a_batch(case):
         own = torch.stack([model(inputs)[:, column].square() for column in COLUMNS]).mean()
         found.append({name: g.abs() for name, g in gradient(model, own).items()})
     same(BatchMAS(1.0).estimate(model, data, COLUMNS), mean(found))
+
+
+def test_capped_importances_never_pass_their_cap_however_the_sum_is_rounded():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(200, 100)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    known = CappedSI(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with known.attach(model, optimizer):
+        for _ in range(6):
+            inputs, targets = torch.randn(8, 200, generator=generator), torch.randn(8, 100, generator=generator)
+            for _ in range(3):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(inputs), targets).backward()
+                optimizer.step()
+            known.consolidate(model, [(inputs, targets)])
+    largest = max(float(value.max()) for value in known.consolidated.curvature.diagonal().values())
+    assert largest == pytest.approx(1e-3, rel=1e-6)
