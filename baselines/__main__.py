@@ -24,7 +24,7 @@ class Baselines(click.Group):
         return [*published(), *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        about = published().get(name)
+        about = published().get(name := name.replace("_", "-"))
         return super().get_command(ctx, name) if about is None else _command(name, f"{about.title} ({about.source}).")
 
 

@@ -158,7 +158,9 @@ def report(check: bool) -> None:
     for page in old:
         page.write_text(pages.rendered(page, made()), encoding="utf-8")
         click.echo(f"{page.relative_to(FOLDER.parent)} written")
-    click.echo("\n".join(wrong) or f"{sum(len(verdicts(about)) for about in tables().values())} verdicts, none amiss")
+    signs = Counter(verdict.sign for about in tables().values() for verdict in verdicts(about))
+    click.echo("\n".join(wrong) or f"{signs[MET]} within their criterion, {signs[MISSED]} outside, with their cause, "
+               f"{signs[OPEN]} without a verdict; every page says what the results say")
 
 
 def _line(cells: Iterable[object]) -> str:

@@ -18,6 +18,9 @@ def check(
     name: str, variation: Mapping[str, object], *, takes: tuple[str, ...], scenarios: Sequence[str], classes: int
 ) -> None:
     """Refuse a variation that a sequence of that name, those scenarios and that number of classes cannot take."""
+    if not isinstance(variation, Mapping):
+        raise TypeError(f"variation= takes names with their values, such as {{'tasks': 2}}, not {variation!r}; on the "
+                        "command line: --set 'recipe.variation={\"tasks\": 2}'")
     for kind, value in variation.items():
         if kind not in takes:
             raise ValueError(f"{name}: {nearest('variation', kind, takes)}")

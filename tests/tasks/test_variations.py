@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forgetting.protocol import Recipe
 from forgetting.tasks import check_variation, data, describe, names, sequence
 from forgetting.tasks.pixels import constants
 from tests.tasks.images import small_cifar, write_mnist
@@ -210,3 +211,8 @@ def test_the_constants_are_the_published_ones(read, padding, published):
 ])
 def test_the_real_sequences_are_those_that_results_were_measured_on(name, known):
     assert sequence(name).fingerprint() == known
+
+
+def test_a_variation_that_names_no_value_says_how_it_is_written():
+    with pytest.raises(TypeError, match=r"such as \{'tasks': 2\}, not 'tasks'; on the command line"):
+        Recipe("split-digits", variation="tasks")
