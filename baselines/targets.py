@@ -49,7 +49,7 @@ class Claim:
         kind: ``"above"``: the 95 % interval of the first row's paired difference to the second lies above ``by``
             points; ``"alike"``: it lies within ``within`` points of 0; ``"crossing"``: the curve of the row's mean over
             strengths reaches ``level`` percent at log₁₀ strength ``log10`` ± ``within``; ``"crossings"``: the rows'
-            curves reach it in this order, each at a strength no lower than the one before.
+            curves reach it in this order, each at a higher strength than the one before.
         rows: of the baseline.
         by: see ``kind``.
         level: see ``kind``.

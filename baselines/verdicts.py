@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,7 +161,7 @@ def _crossings(claim: Claim, measured: Sequence[Measured]) -> tuple[bool, str]:
     places = [each.log10 for each in found if each.log10 is not None]
     said = ", ".join(f"{row} {'never' if each.log10 is None else f'{each.log10:.2f}'}"
                      for row, each in zip(claim.rows, found, strict=True))
-    return len(places) == len(found) and places == sorted(places), said
+    return len(places) == len(found) and all(map(operator.lt, places, places[1:])), said
 
 
 def _crossed(claim: Claim, measured: Measured) -> statistics.Crossing:

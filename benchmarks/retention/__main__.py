@@ -70,7 +70,7 @@ def text_(name: str, shift: str, train: int, **shared: Any) -> None:
     file = packaged(name)
 
     def make() -> TaskSequence:
-        return text.sequence(network, text.Sizes(train=train), shift=shift)
+        return text.sequence(network, text.Sizes(train, validation=200, test=400), shift=shift)
 
     network = _or_said(lambda: text.encoder(str(file.parent) if file else name))
     _study("text", make, network, {"optimizer": "adamw"}, **shared)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from benchmarks.retention.vision import Sizes
 from forgetting.tasks import DataSplit, Examples, Task, TaskSequence, data_root
 from forgetting.tasks.agreement import agreement
 from forgetting.tasks.sentences import Encoder
@@ -20,16 +20,6 @@ SHIFTS = ("targets", "words")
 DROPPED = 0.3  # of the words, where the text is shifted
 SENTENCES = 100  # fixed ones, to be near to
 _WORDS = (8, 40)  # of a sentence that is taken
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many texts are taken of each task."""
-
-    train: int = 500
-    validation: int = 200
-    test: int = 400
-    source_test: int = 1000
 
 
 def read(name: str) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -176,11 +176,13 @@ class Announced(Handle):
     def __init__(self, dispatcher: _Dispatcher, optimizer: Optimizer) -> None:
         super().__init__(lambda: dispatcher.silence(self))
         dispatcher.announcers.append(self)
-        self._dispatcher, self._optimizer = dispatcher, optimizer
+        self._dispatcher, self._optimizer = dispatcher, ref(optimizer)  # which keeps the dispatcher, and so this
 
     def arrived(self) -> None:
         """Call this once a step, when its gradients are there: true ones, all micro-batches in them."""
-        self._dispatcher.arrived(self._optimizer, self)
+        optimizer = self._optimizer()
+        if optimizer is not None:
+            self._dispatcher.arrived(optimizer, self)
 
 
 def optimized(optimizer: Optimizer) -> dict[int, dict[str, Any]]:

@@ -142,7 +142,7 @@ def _tasks(going: list[tuple[Job, Learning]], store: Store) -> Iterator[tuple[Jo
     while going:
         number = min(learning.learned for _, learning in going) + 1
         behind = [learning for _, learning in going if learning.learned < number]
-        lost = _one_task(behind, number)
+        lost, together = _one_task(behind, number)
         left = []
         for job, learning in going:
             if learning in lost:
@@ -154,7 +154,7 @@ def _tasks(going: list[tuple[Job, Learning]], store: Store) -> Iterator[tuple[Jo
                 left.append((job, learning))
                 continue
             result = learning.result()
-            result.provenance["together"] = len(behind)
+            result.provenance["together"] = together.get(learning, 1)
             store.save_result(result)
             yield job, result
         going = left
@@ -170,7 +170,7 @@ def _first_tasks(runs: Sequence[Learning], store: Store) -> None:
         for key in sorted(alike):
             claims.enter_context(store.claim(key))
         missing = {key: group[0] for key, group in alike.items() if store.shared(key) is None}
-        lost = _one_task(list(missing.values()), 1) if missing else {}
+        lost, _ = _one_task(list(missing.values()), 1)
         for key, learning in missing.items():
             if learning not in lost:
                 store.save_shared(key, *learning.first_task(key))
@@ -181,9 +181,9 @@ def _first_tasks(runs: Sequence[Learning], store: Store) -> None:
                     learning.resume(*found)
 
 
-def _one_task(runs: Sequence[Learning], number: int) -> dict[Learning, Diverged]:
-    """Train runs on their next task; those whose weights are not finite afterwards."""
-    consolidation, lost = {}, {}
+def _one_task(runs: Sequence[Learning], number: int) -> tuple[dict[Learning, Diverged], dict[Learning, int]]:
+    """Train runs on their next task: those whose weights are not finite afterwards, and how many went with each."""
+    consolidation, lost, together = {}, {}, {}
     for learning in runs:
         try:
             with seeded(derive(learning.seed, "task", number), learning.recipe.device):
@@ -201,10 +201,11 @@ def _one_task(runs: Sequence[Learning], number: int) -> dict[Learning, Diverged]
         with without_denormals():
             finite = train_stacked(members, number, steps)
         seconds = (clock(members[0].recipe.device) - started) / len(members)
+        together.update(dict.fromkeys(members, len(members)))
         for learning, sound in zip(members, finite.tolist(), strict=True):
             if not sound:
                 lost[learning] = Diverged(f"a loss or a weight is not finite within {steps} steps "
                                           f"{learning.advice(number)}")
             else:
                 learning.finish(number, seconds, consolidation[learning], 0)
-    return lost
+    return lost, together
