@@ -11,7 +11,7 @@ from typing import Any
 import click
 from torch import nn
 
-from forgetting import diagnosis
+from forgetting import diagnosis, report
 from forgetting.cli.console import console, default_device, usable
 from forgetting.cli.fisher import Columns, iterable
 from forgetting.cli.source import result, users_code
@@ -33,15 +33,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
               help="whose the Fisher diagonal is taken with; default: exact up to 32 outputs, sampled above")
 @click.option("--device", help="a torch device; default: a GPU where there is one")
 @click.option("--json", "json_file", type=_FILE, help="write every figure here too")
+@click.option("--html", "html_file", type=_FILE, help="write a page with figures here too; needs the extra 'report'")
 def compare_(before: Path, after: Path, source: str, network: str, refit: str | None, outputs: tuple[int, ...] | None,
-             head: str | None, labels: str | None, device: str | None, json_file: Path | None) -> None:
+             head: str | None, labels: str | None, device: str | None, json_file: Path | None,
+             html_file: Path | None) -> None:
     """Say what a fine-tune lost of the source task, where, and what brings it back.
 
     DATA.py:loader is a function without arguments that returns an iterable of batches: (inputs, labels) pairs, mappings
     with "labels", or inputs alone. Without labels the figures are of agreement with the model before.
     """
-    if json_file and not json_file.parent.is_dir():
-        raise click.BadParameter(f"--json {json_file}: there is no folder {json_file.parent}")
+    for option, file in (("--json", json_file), ("--html", html_file)):
+        if file and not file.parent.is_dir():
+            raise click.BadParameter(f"{option} {file}: there is no folder {file.parent}")
     place = usable(device or default_device())
     with users_code(network, source, *([refit] if refit else [])):
         old = _network(network)
@@ -54,6 +57,9 @@ def compare_(before: Path, after: Path, source: str, network: str, refit: str | 
     console.print(diagnosis.table(found))
     if json_file:
         _write(json_file, found.as_data())
+    if html_file:
+        report.comparison_page(found.as_data(), html_file)
+        console.print(f"[bold]{html_file}[/bold] shows it: open it in a browser")
 
 
 def _network(reference: str) -> nn.Module:

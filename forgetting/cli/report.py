@@ -10,6 +10,7 @@ from rich.table import Table
 from forgetting import methods, report, tasks
 from forgetting.cli.console import console
 from forgetting.protocol import Store
+from forgetting.tasks.given import GIVEN, NEEDS, kind_of
 
 
 @click.command("list")
@@ -27,18 +28,27 @@ def list_(what: str | None) -> None:
             about = tasks.describe(name)
             start = "pretrained" if about.pretrained else "from scratch"
             table.add_row(name, f"{about.text} ({start}; {', '.join(about.scenarios)}-incremental)")
+        for name, about in GIVEN.items():
+            table.add_row(name, f"{about.text} (needs --network: {NEEDS[kind_of(name)]}; {about.scenario}-incremental)")
         console.print(table)
 
 
 @click.command("report")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), help="the page's file; default: report.html in DIRECTORY")
-def report_(directory: Path, out: Path | None) -> None:
-    """Write ONE self-contained HTML page about every finished run in DIRECTORY."""
-    results = Store(directory).results()
+@click.option("--similarity", is_flag=True,
+              help="measure how far apart the tasks were before training, and set it beside the forgetting")
+def report_(directory: Path, out: Path | None, similarity: bool) -> None:
+    """Write ONE self-contained HTML page about every finished run in DIRECTORY.
+
+    What was lost of the source, and where, it says of runs that were made with --diagnose. --similarity keeps its
+    figures in DIRECTORY and does not measure twice.
+    """
+    store = Store(directory)
+    results = store.results()
     if not results:
         raise click.ClickException(f"{directory} holds no finished run; make some with: forgetting run … --out DIR")
     page = out or directory / "report.html"
-    report.page(results, page)
+    report.page(results, page, similarities=report.similarities(store) if similarity else None)
     console.print(report.table(results))
     console.print(f"[bold]{page}[/bold] shows {len(results)} runs: open it in a browser")

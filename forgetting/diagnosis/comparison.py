@@ -6,10 +6,29 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from forgetting.diagnosis.verdict import verdict
+from forgetting.diagnosis.verdict import remedy, verdict
 from forgetting.protocol.statistics import Interval
 
 FORMAT = "forgetting.comparison/1"
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The examples of one bin of the reliability diagram.
+
+    Args:
+        examples: how many.
+        confidence: their mean largest probability.
+        accuracy: the share that is right.
+
+    Example:
+        >>> Bin(20, 0.95, 0.8).examples
+        20
+    """
+
+    examples: int
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -21,6 +40,7 @@ class Figures:
         confidence: the mean over examples of the largest predicted probability.
         calibration_error: the expected calibration error, in [0, 1]; None without labels.
         negative_log_likelihood: the mean over examples, in nats; None without labels.
+        reliability: the bins of the calibration error that are not empty; none without labels.
 
     Example:
         >>> Figures(0.91, 0.93, 0.02, 0.31).accuracy
@@ -31,6 +51,7 @@ class Figures:
     confidence: float
     calibration_error: float | None
     negative_log_likelihood: float | None
+    reliability: tuple[Bin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,10 +205,17 @@ class Comparison:
         """What was lost and what brings it back, in one sentence."""
         return verdict(self)
 
+    @property
+    def remedy(self) -> str | None:
+        """The repair that the verdict names, which brings back at least half of the loss; None where there is none."""
+        found = remedy(self)
+        return None if found is None else found.name
+
     def as_data(self) -> dict[str, Any]:
         """Dictionaries, lists, numbers and texts only, as JSON takes them."""
         drops = {"classes": [{**_plain(each), "drop": each.drop} for each in self.classes]}
-        return {"format": FORMAT, "verdict": self.verdict, **_plain(self), **drops, "fisher": self.fisher}
+        named = {"verdict": self.verdict, "remedy": self.remedy}
+        return {"format": FORMAT, **named, **_plain(self), **drops, "fisher": self.fisher}
 
 
 def _plain(value: Any) -> Any:

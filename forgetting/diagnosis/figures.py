@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forgetting.diagnosis.comparison import ClassDrop, Figures
+from forgetting.diagnosis.comparison import Bin, ClassDrop, Figures
 from forgetting.protocol.statistics import Interval
 
 BINS = 15
@@ -21,7 +21,8 @@ def figures(logits: Tensor, targets: Tensor, labelled: bool) -> Figures:
     confidence, right = confidence.exp(), answers == targets
     likelihood = -float(logs.gather(1, targets[:, None]).mean()) if labelled else None
     error = calibration_error(confidence, right) if labelled else None
-    return Figures(int(right.sum()) / len(right), float(confidence.mean()), error, likelihood)
+    bins = reliability(confidence, right) if labelled else ()
+    return Figures(int(right.sum()) / len(right), float(confidence.mean()), error, likelihood, bins)
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
@@ -30,9 +31,21 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     Guo et al. 2017 (arXiv 1706.04599), equation 3. A sure model fills few of these bins, and the figure then says
     little about the others: Nixon et al. 2019 (arXiv 1904.01685) discuss bins of equal mass instead.
     """
-    places = (confidence * BINS).ceil().clamp(1, BINS).long() - 1
+    places = _places(confidence)
     gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, right.double() - confidence.double())
     return float(gaps.abs().sum() / len(confidence))
+
+
+def reliability(confidence: Tensor, right: Tensor) -> tuple[Bin, ...]:
+    """The bins of :func:`calibration_error` that hold examples, by rising confidence."""
+    places = _places(confidence)
+    return tuple(Bin(int(own.sum()), float(confidence[own].mean()), float(right[own].double().mean()))
+                 for own in (places == place for place in range(BINS)) if own.any())
+
+
+def _places(confidence: Tensor) -> Tensor:
+    """Which bin each example is in."""
+    return (confidence * BINS).ceil().clamp(1, BINS).long() - 1
 
 
 def share(hits: Tensor) -> Interval:

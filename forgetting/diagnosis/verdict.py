@@ -62,8 +62,7 @@ def _where(found: Comparison) -> str:
     measured = [each for each in found.recoveries if each.share is not None]
     if not measured:
         return "what would bring it back could not be measured"
-    proven = [each for each in measured if each.gain is not None and each.gain.low > 0]
-    best = max(proven, key=lambda each: each.share or 0.0, default=None)
+    best = max(_proven(found), key=lambda each: each.share or 0.0, default=None)
     if best is None or _share(best) < SOME:
         tried = " nor ".join(_REPAIRS[each.name][0] for each in measured)
         lost = "neither" if len(measured) > 1 else "not even"
@@ -71,9 +70,22 @@ def _where(found: Comparison) -> str:
     if _share(best) < MOST:
         return (f"no more than {percent(_share(best), 0)} of the loss comes back, by {_REPAIRS[best.name][0]}: "
                 f"{_rest(found)}")
-    first = next(each for each in proven if _share(each) >= MOST)
+    first = remedy(found) or best
     repair, advice = _REPAIRS[first.name]
     return f"{percent(_share(first), 0)} of the loss comes back by {repair}: {advice}"
+
+
+def remedy(found: Comparison) -> Recovery | None:
+    """The first repair that brings back most of a loss; None where none does, or nothing was lost."""
+    if found.difference is None or found.difference.high >= 0:
+        return None
+    return next((each for each in _proven(found) if _share(each) >= MOST), None)
+
+
+def _proven(found: Comparison) -> list[Recovery]:
+    """The repairs that certainly bring something back."""
+    return [each for each in found.recoveries
+            if each.share is not None and each.gain is not None and each.gain.low > 0]
 
 
 def _rest(found: Comparison) -> str:

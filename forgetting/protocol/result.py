@@ -11,6 +11,7 @@ import numpy as np
 
 Array = np.ndarray
 _VARYING = ("seconds_training", "seconds_consolidation", "peak_bytes", "provenance")
+_OPTIONAL = ("diagnosis",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,8 @@ class Result:
         peak_bytes: on a GPU the peak of allocated memory; on a CPU the growth of the process's largest resident
             set during the run, 0 where the process had been larger before.
         provenance: versions, platform, threads, device, data hash, when.
+        diagnosis: what was lost of the source and where, as :func:`forgetting.diagnosis.of_run` says it; None where
+            nobody asked for it. Stored only where it is there: a file without it is one of the same format.
 
     Example:
         >>> right, wrong = np.array([True]), np.array([False])
@@ -67,6 +70,7 @@ class Result:
     seconds_consolidation: float = 0.0
     peak_bytes: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
+    diagnosis: dict[str, Any] | None = None
 
     @property
     def method(self) -> str:
@@ -85,6 +89,8 @@ class Result:
         data["accuracy"] = self.accuracy.tolist()
         data["validation"] = [] if self.validation is None else self.validation.tolist()
         data["correct"] = [[packed(cell) for cell in row] for row in self.correct]
+        if self.diagnosis is None:
+            del data["diagnosis"]
         return data
 
     @classmethod
@@ -95,8 +101,9 @@ class Result:
             KeyError: for a field that does not exist, or one that is missing.
         """
         known = {item.name for item in dataclasses.fields(cls)}
-        if set(data) != known:
-            raise KeyError(f"not a result: {', '.join(sorted(known ^ set(data)))} should (not) be there")
+        if {*data, *_OPTIONAL} != known:
+            wrong = sorted(known ^ {*data, *_OPTIONAL})
+            raise KeyError(f"not a result: {', '.join(wrong)} should (not) be there")
         data = dict(data)
         data["tasks"] = tuple(data["tasks"])
         for name in ("accuracy", "validation"):

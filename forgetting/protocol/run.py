@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from forgetting.curvature import NotFinite
+from forgetting.protocol.ending import Diagnose, diagnosed, source_known
 from forgetting.protocol.learning import Learning
 from forgetting.protocol.logbook import Diverged
 from forgetting.protocol.recipe import Recipe
@@ -21,6 +24,7 @@ def run(
     *,
     store: Store | str | os.PathLike[str] | None = None,
     observe: Callable[[dict[str, Any]], None] | None = None,
+    diagnose: Diagnose | None = None,
 ) -> Result:
     """Run a recipe with one seed: learn its tasks in order, test on all of them after each.
 
@@ -40,6 +44,9 @@ def run(
             its last finished task and ends as if nothing had happened, the pretraining is done once a seed.
         observe: is called with a dict at every event: ``"start"``, ``"step"`` (a measurement inside a task),
             ``"consolidation"``, ``"task"``, ``"resume"``, ``"result"`` under the key ``"event"``.
+        diagnose: :func:`forgetting.diagnosis.of_run`, or None: what it says of the model that knew the source and of
+            the model at the end is kept in ``Result.diagnosis``. It changes no figure and not the run's name in the
+            store; a run that was finished without it stays without, as its models are gone.
 
     Returns:
         The result; the model itself is not kept.
@@ -72,7 +79,7 @@ def run(
         observe({"event": "start", **about, "recipe": recipe.as_data(),
                  "tasks": [task.name for task in learning.sequence], "finished": result is not None})
         if result is None:
-            result = _learn(learning, shelf)
+            result = _learn(learning, shelf, diagnose)
     observe({"event": "result", **about, "result": result})
     return result
 
@@ -82,7 +89,7 @@ def _claim(store: Store | None, key: str) -> contextlib.AbstractContextManager[N
     return store.claim(key) if store else contextlib.nullcontext()
 
 
-def _learn(learning: Learning, store: Store | None) -> Result:
+def _learn(learning: Learning, store: Store | None, diagnose: Diagnose | None) -> Result:
     """Pretrain, or take the pretraining from the store; learn the tasks that the store does not know; keep all."""
     if learning.sequence.pretrained and learning.recipe.pretraining_epochs:
         _pretrain(learning, store)
@@ -92,11 +99,19 @@ def _learn(learning: Learning, store: Store | None) -> Result:
         learning.resume(*saved)
     elif store and not learning.learned:
         _first_task(learning, store)
+    source = source_known(learning, store) if diagnose and learning.learned else None
     for number in range(learning.learned + 1, len(learning.sequence) + 1):
         _one_more(learning, number)
         if store:
             store.save_progress(learning.key, learning.progress(), learning.state())
+        if diagnose and number == 1:
+            source = source_known(learning, store)
     result = learning.result()
+    if diagnose and source is not None:
+        result = dataclasses.replace(result, diagnosis=diagnosed(learning, source, diagnose))
+    elif diagnose:
+        warnings.warn(f"run {learning.key} goes on behind its first task, whose weights are not in the store: it has "
+                      "no diagnosis", UserWarning, stacklevel=2)
     if store:
         store.save_result(result)
     return result

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from forgetting.protocol.ending import Diagnose
 from forgetting.protocol.executors import Executor, InProcess, Job
+from forgetting.protocol.executors.executor import Observer, Outcome
 from forgetting.protocol.logbook import Diverged
 from forgetting.protocol.recipe import Recipe
 from forgetting.protocol.result import Result
+from forgetting.protocol.run import run
 from forgetting.protocol.store import Store
 
 
@@ -53,6 +57,7 @@ def sweep(
     store: Store | str | os.PathLike[str],
     executor: Executor | None = None,
     observe: Callable[[dict[str, Any]], None] | None = None,
+    diagnose: Diagnose | None = None,
 ) -> Swept:
     """Run every recipe with every seed.
 
@@ -68,12 +73,14 @@ def sweep(
             :class:`~forgetting.protocol.Processes` is a pool on this machine.
         observe: is called with the events of :func:`forgetting.run`, each with the run's place in the sweep under
             ``"number"``, and with a ``"diverged"`` event in place of a result.
+        diagnose: as :func:`forgetting.run` takes it; the runs are then computed here, one after the other.
 
     Returns:
         Results, and what diverged.
 
     Raises:
         TypeError: where ``seeds`` is one number, or a recipe cannot be sent to where the executor computes.
+        ValueError: for ``diagnose`` together with an executor.
         Exception: whatever else a run raises; no other is begun, and what was finished stays in the store.
 
     **Cost**: that of the runs that the store does not know.
@@ -90,6 +97,9 @@ def sweep(
     """
     if isinstance(seeds, int):
         raise TypeError(f"seeds={seeds}: expected several; range({seeds}) is as many of them")
+    if diagnose is not None and executor is not None:
+        raise ValueError(f"diagnose= looks at models, which {type(executor).__name__} does not hand back: leave the "
+                         "executor away, or the diagnosis")
     seeds = list(seeds)
     pairs = [(recipe, seed) for recipe in recipes for seed in seeds]
     jobs = [Job(number, recipe, seed) for number, (recipe, seed) in enumerate(pairs)]
@@ -100,10 +110,26 @@ def sweep(
             observe({**event, "number": job.number})
 
     found = {}
-    for job, outcome in (executor or InProcess()).outcomes(jobs, shelf, None if observe is None else told):
+    chosen = executor or (InProcess() if diagnose is None else _Diagnosing(diagnose))
+    for job, outcome in chosen.outcomes(jobs, shelf, None if observe is None else told):
         found[job.number] = outcome
         if isinstance(outcome, Diverged):
             told(job, {"event": "diverged", "method": job.recipe.method.name, "seed": job.seed, "reason": str(outcome)})
     ends = [(job, found[job.number]) for job in jobs]
     return Swept([end for _, end in ends if isinstance(end, Result)],
                  [Divergence(job.recipe, job.seed, end) for job, end in ends if isinstance(end, Diverged)])
+
+
+class _Diagnosing(Executor):
+    """One run after the other, in this process, each with its diagnosis; another process's run is waited for."""
+
+    def __init__(self, diagnose: Diagnose) -> None:
+        self.diagnose = diagnose
+
+    def outcomes(self, jobs: Sequence[Job], store: Store, observe: Observer | None) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            try:
+                told = None if observe is None else functools.partial(observe, job)
+                yield job, run(job.recipe, job.seed, store=store, observe=told, diagnose=self.diagnose)
+            except Diverged as error:
+                yield job, error

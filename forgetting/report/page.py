@@ -8,17 +8,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from forgetting.protocol import Result
 from forgetting.report import swept, tables
+from forgetting.report.comparison import LAYERS
 from forgetting.report.fronts import fronts
 from forgetting.report.groups import experiments
 from forgetting.report.headline import headline
+from forgetting.report.losses import ASK, UNKNOWN, left_out, losses, table, verdicts
+from forgetting.report.nearness import Similarities, joined
 from forgetting.report.provenance import provenance
 from forgetting.report.published import Publication, reproduction
 from forgetting.report.ranks import ranking
+from forgetting.report.rendering import drawing, render
 from forgetting.report.sweeps import Reported, reported
 from forgetting.tasks.unknown import nearest
 
@@ -26,6 +29,8 @@ PICTURES = {
     "plane": "the source was never learned, or there is one task only",
     "strengths": "no method was run at several strengths with the same seeds",
     "fronts": "no method with a known retention and adaptation was run at several strengths with the same seeds",
+    "lost": f"no run holds a diagnosis; {ASK} keeps one",
+    "moved": f"no run holds a diagnosis; {ASK} keeps one",
     "ranks": "ranks need two methods, each on the same two sequences or more",
 }
 
@@ -46,11 +51,16 @@ _CURVES = ("Test figures of every strength: mean over seeds with its 95 % bootst
            "few seeds. Horizontal lines are what has no strength. A ring marks the strength that is reported.")
 _FRONTS = ("The plane once more, with every strength of each method, joined in their order and noted at both ends: "
            "means over seeds. To be read along the axes: which line keeps more where both adapt equally well?")
+_REPAIRED = ("From the bar (the model that knew the source) to the cross (the same at the end), and where each repair "
+             "of the last model takes it, which trains nothing below the head. Means over seeds.")
 _RANKS = ("Average ranks over the sequences, the best left. A thick bar joins methods that are not told apart: their "
           "average ranks differ by no more than the critical difference, drawn above the axis.")
 
 
-def page(results: Iterable[Result], path: str | os.PathLike[str], *, publication: Publication | None = None) -> Path:
+def page(
+    results: Iterable[Result], path: str | os.PathLike[str], *, publication: Publication | None = None,
+    similarities: Similarities | None = None,
+) -> Path:
     """Write one HTML file that needs no network, no script and no other file.
 
     It holds, for each experiment among the results: a headline, the retention–adaptation plane, all figures and the
@@ -65,6 +75,7 @@ def page(results: Iterable[Result], path: str | os.PathLike[str], *, publication
         path: of the file to write; an existing one is replaced.
         publication: what somebody else published of the same experiments; the page then begins with its figures
             beside ours and the verdict on each.
+        similarities: what :func:`similarities` measured; the page then sets it beside the forgetting.
 
     Returns:
         The path.
@@ -75,19 +86,18 @@ def page(results: Iterable[Result], path: str | os.PathLike[str], *, publication
 
     **Cost**: about a second an experiment of nine methods.
     """
-    plots = _plots()
+    plots = drawing()
     found = [reported(experiment) for experiment in experiments(results)]
     ranked = ranking(found)
     with plots.look():
         parts = [_part(plots, experiment, f"e{number}") for number, experiment in enumerate(found, 1)]
+        near = None if similarities is None else joined(plots, similarities)
         ranks = None if ranked is None else {
             **tables.ranks(ranked), "caption": _RANKS,
             "figure": Markup(plots.inline(plots.ranks(ranked), "ranks", "Average ranks over the sequences"))}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("forgetting.report", ""), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     title = "What was kept, what was learned: " + "; ".join(experiment.whole.title for experiment in found)
     beside = None if publication is None else reproduction(publication)
-    text = environment.get_template("page.html.jinja").render(title=title, parts=parts, ranks=ranks, beside=beside)
+    text = render("page.html.jinja", title=title, parts=parts, ranks=ranks, beside=beside, similarity=near)
     path = Path(path)
     path.write_text(text, encoding="utf-8")
     return path
@@ -100,7 +110,8 @@ def save_picture(results: Iterable[Result], path: str | os.PathLike[str], *, fig
         results: finished runs, of one experiment but for ``"ranks"``.
         path: ends in ``.svg`` or ``.png``.
         figure: ``"plane"`` (retention against adaptation), ``"strengths"`` (curves over the strength), ``"fronts"``
-            (the plane with every strength) or ``"ranks"`` (the critical-difference diagram over sequences).
+            (the plane with every strength), ``"lost"`` (what each repair brings back), ``"moved"`` (drift by layer,
+            three ways) or ``"ranks"`` (the critical-difference diagram over sequences).
 
     Returns:
         The path.
@@ -111,7 +122,7 @@ def save_picture(results: Iterable[Result], path: str | os.PathLike[str], *, fig
 
     **Cost**: about half a second.
     """
-    plots = _plots()
+    plots = drawing()
     if figure not in PICTURES:
         raise ValueError(nearest("figure", figure, PICTURES))
     found = [reported(experiment) for experiment in experiments(results)]
@@ -128,7 +139,7 @@ def save_picture(results: Iterable[Result], path: str | os.PathLike[str], *, fig
 
 def figure_svg(results: Iterable[Result]) -> list[tuple[str, str]]:
     """The figures of the page, each as (name, SVG text), for pages of one's own."""
-    plots = _plots()
+    plots = drawing()
     with plots.look():
         return [figure for number, experiment in enumerate(experiments(results), 1)
                 for figure in _figures(plots, reported(experiment), f"e{number}")[0].items()]
@@ -141,19 +152,12 @@ def _picture(plots: ModuleType, found: list[Reported], figure: str) -> Any:
         return None if ranked is None else plots.ranks(ranked)
     if figure == "fronts":
         return plots.fronts(found[0], fronts(found[0].sweeps))
+    if figure == "lost":
+        return _repaired(plots, found[0])
+    if figure == "moved":
+        layers = _moved(plots, found[0])
+        return layers and layers[0]
     return (plots.retention_adaptation if figure == "plane" else plots.over_strength)(found[0])
-
-
-def _plots() -> ModuleType:
-    """The drawing modules, which need matplotlib."""
-    try:
-        from forgetting.report import plots
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ModuleNotFoundError("figures need matplotlib, which the extra 'report' brings: "
-                                  "pip install 'forgetting[report]'", name=error.name) from error
-    return plots
 
 
 def _part(plots: ModuleType, found: Reported, prefix: str) -> dict[str, Any]:
@@ -179,10 +183,43 @@ def _part(plots: ModuleType, found: Reported, prefix: str) -> dict[str, Any]:
         "matrices_note": _MATRICES,
         "drift": drawn.get("drift"),
         "drift_caption": _DRIFT + others,
+        "lost": _lost(plots, found, prefix),
+        "unknown": UNKNOWN,
         "statistics": tables.norm_statistics(experiment, rows),
         "cost": tables.cost(experiment, rows),
         "provenance": provenance(found.whole),
     }
+
+
+def _lost(plots: ModuleType, found: Reported, prefix: str) -> dict[str, Any] | None:
+    """What the diagnoses say; None where no run holds one."""
+    methods = losses(found)
+    if not methods:
+        return None
+    told = table(methods)
+    told["note"] += left_out(found, methods)
+    layers = _moved(plots, found)
+    return {
+        "verdicts": verdicts(methods), "table": told, "repaired_caption": _REPAIRED,
+        "repaired": Markup(plots.inline(_repaired(plots, found), f"{prefix}-repaired", "What comes back, by method")),
+        "layers": layers and Markup(plots.inline(layers[0], f"{prefix}-layers", "Drift by layer, three ways")),
+        "layers_caption": LAYERS + (f" {layers[1]} more moved less." if layers and layers[1] else ""),
+    }
+
+
+def _repaired(plots: ModuleType, found: Reported) -> Any:
+    """What each repair brings back, a row a method; None without diagnoses."""
+    rows = [plots.Repaired(one.label, {
+        "before": one.mean("accuracy", "before"), "after": one.mean("accuracy", "after"),
+        **{name: sum(values) / len(values) for name, values in one.repairs().items()}}) for one in losses(found)]
+    return plots.repaired(rows) if rows else None
+
+
+def _moved(plots: ModuleType, found: Reported) -> Any:
+    """Drift by layer and how many layers are left out; None without diagnoses."""
+    looks, shown = plots.looks_of(found), plots.leading(found)
+    return plots.over_layers_of([plots.Moved(one.label, looks[one.label], one.layers()) for one in losses(found)
+                                 if one.label in shown])
 
 
 def _swept(found: Reported, drawn: dict[str, Markup]) -> dict[str, Any]:

@@ -124,3 +124,14 @@ def test_a_network_may_come_from_a_module_that_can_be_imported(own: Path) -> Non
 ])
 def test_what_is_wrong_is_said_in_a_line(own: Path, changed: dict[str, str], words: str) -> None:
     assert words in refused(**changed)
+
+
+def test_a_page(own: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib (extra: report)")
+    result = call("--html", "lost.html", "--json", "lost.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("lost.json").read_text(encoding="utf-8"))
+    text = Path("lost.html").read_text(encoding="utf-8")
+    assert found["verdict"] in text
+    assert text.count("<svg") == 4
+    assert "there is no folder" in refused("--html", "nowhere/lost.html")

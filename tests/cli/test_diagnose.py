@@ -1,0 +1,34 @@
+"""``forgetting run --diagnose`` and the report of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from forgetting.cli import main
+from forgetting.protocol import Store
+
+RUN = ["run", "digits-transfer", "--methods", "finetune", "--seeds", "1", "--set", "recipe.epochs=1",
+       "--set", "recipe.pretraining_epochs=2", "--device", "cpu", "--diagnose", "--out"]
+
+
+def test_from_a_run_to_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib (extra: report)")
+    ran = CliRunner().invoke(main, [*RUN, str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    (result,) = Store(tmp_path).results()
+    assert result.diagnosis is not None
+    shown = CliRunner().invoke(main, ["report", str(tmp_path), "--similarity"])
+    assert shown.exit_code == 0, shown.output
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert result.diagnosis["verdict"] in text
+    assert "1 pair of tasks: too few for a rank correlation" in text
+
+
+@pytest.mark.parametrize("more", [["--queue"], ["--workers", "2"]])
+def test_only_where_the_models_are(tmp_path: Path, more: list[str]) -> None:
+    refused = CliRunner().invoke(main, [*RUN, str(tmp_path), *more])
+    assert refused.exit_code == 2
+    assert "--diagnose" in refused.output
