@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from forgetting import fisher as estimates
+from forgetting.cli import price
 from forgetting.cli.console import console, default_device, usable
 from forgetting.cli.source import result, users_code
 from forgetting.curvature import Anchored
@@ -82,10 +83,11 @@ def fisher() -> None:
 @click.option("--tolerance", type=float, default=0.0, help="share of the predictive trace to drop (exact labels)")
 @click.option("--precision", type=float, help="stop when the trace is known to this relative standard error, 0.02 say")
 @click.option("--device", help="a torch device; default: a GPU where there is one")
+@click.option("--dry-run", is_flag=True, help="say what it would take, and stop; works for a model on the meta device")
 def estimate(
     model: str, data: str, out: Path, curvature: str, labels: str, likelihood: str | None,
     outputs: tuple[int, ...] | None, parameters: Sequence[str], examples: int | None, tolerance: float,
-    precision: float | None, device: str | None,
+    precision: float | None, device: str | None, dry_run: bool,
 ) -> None:
     """Estimate, with the data of DATA.py, the Fisher information of the model of MODEL.py.
 
@@ -95,19 +97,22 @@ def estimate(
     if precision is not None and curvature != "diagonal":
         raise click.UsageError("--precision is for --curvature diagonal")
     place = usable(device or default_device())
-    options: dict[str, Any] = {"examples": examples, "tolerance": tolerance, "progress": True}
+    options: dict[str, Any] = {
+        "curvature": curvature, "labels": labels, "outputs": outputs, "parameters": parameters or None,
+        "likelihood": LIKELIHOODS[likelihood]() if likelihood else None, "tolerance": tolerance,
+    }
     if precision is not None:
         options["precision"] = precision  # only a diagonal takes it
     _check_writable(out)
     try:
         with users_code(model, data):
-            built = result(model, "a torch.nn.Module", lambda value: isinstance(value, nn.Module)).to(place)
+            built = result(model, "a torch.nn.Module", lambda value: isinstance(value, nn.Module))
+            if dry_run:
+                price.show(built, parameters or None, labels, lambda: result(data, "an iterable of batches", iterable),
+                           lambda batches: estimates.anchored(built.to(place), batches, **options))
+                return
             batches = result(data, "an iterable of batches", iterable)
-            kept = estimates.anchored(
-                built, batches, curvature=curvature, labels=labels, outputs=outputs,
-                likelihood=LIKELIHOODS[likelihood]() if likelihood else None, parameters=parameters or None,
-                **options,
-            )
+            kept = estimates.anchored(built.to(place), batches, examples=examples, progress=True, **options)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted; {out} was not written") from None
     kept.save(out)
