@@ -219,6 +219,6 @@ def test_queued_runs_are_left_to_workers(tmp_path: Path) -> None:
     assert trained == 1 + 2 * 4
     assert call(*arguments).exit_code == 0
     assert len(Store(tmp_path).journal()) == trained
-    assert "--wandb logs one run at a time" in refused(*arguments, "--queue", "--wandb")
+    assert "--wandb takes one run at a time" in refused(*arguments, "--queue", "--wandb")
 
 

@@ -88,6 +88,7 @@ def test_commands_exist(page, command, tmp_path, monkeypatch):
         return
     from forgetting import methods, tasks
     from forgetting.cli import main
+    from forgetting.tasks.given import GIVEN
 
     monkeypatch.chdir(tmp_path)
     if words[0] == "report":
@@ -95,7 +96,7 @@ def test_commands_exist(page, command, tmp_path, monkeypatch):
     command = main.commands[words[0]]
     context = command.make_context(words[0], words[1:])
     if words[0] == "run":
-        assert context.params["sequence"] in tasks.names(), page
+        assert context.params["sequence"] in (*tasks.names(), *GIVEN), page
         known = (*methods.names(), "all")
         for method in context.params["names"].split(","):
             assert method in known or (ROOT / method.partition(":")[0]).exists() or "." in method, page

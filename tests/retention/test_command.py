@@ -5,11 +5,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.retention import candidates, choice, study, vision
+from benchmarks.retention import candidates, choice, study
 from benchmarks.retention.__main__ import main
 from forgetting import methods
 from forgetting.integrations.ray import Ray
 from forgetting.protocol import Diverged, Divergence, Processes, Recipe, Store, Swept
+from forgetting.tasks import given
+from forgetting.tasks.sizes import Sizes
 from tests.retention import made
 from tests.tasks.test_labelled import write
 
@@ -22,14 +24,11 @@ FAST = ("vision", "--network", "test_efficientnet", "--weights", "none", "--pixe
 def small(monkeypatch, tmp_path):
     """Little data, few candidates."""
     made.images(monkeypatch, tmp_path / "data")
-    monkeypatch.setattr(vision, "Sizes", lambda train: SIZES(train, 4, 4, 8))
+    monkeypatch.setitem(given.SIZES, "images", Sizes(validation=4, test=4, source_test=8))
     monkeypatch.setattr(candidates, "RATES", {"vision": (0.001, 0.1)})
     monkeypatch.setattr(candidates, "CANDIDATES", {"vision": {"l2sp": ({"strength": 0.1}, {"strength": 1.0})}})
     for name in ("RATES", "CANDIDATES"):
         monkeypatch.setattr(f"benchmarks.retention.choice.{name}", getattr(candidates, name))
-
-
-SIZES = vision.Sizes
 
 
 def call(*words, out):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.retention.__main__ import packaged
 from forgetting import tasks
+from forgetting.tasks.packaged import packaged
 from forgetting.tasks.pretrained import Classifier
 
 pytest.importorskip("timm", reason="timm is not installed (extra: vision)")

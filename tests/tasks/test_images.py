@@ -5,11 +5,12 @@ import pickle
 import pytest
 import torch
 
-from benchmarks.retention import vision
-from benchmarks.retention.vision import Sizes
 from forgetting import methods
 from forgetting.protocol import Recipe, run
+from forgetting.tasks import images
+from forgetting.tasks.images import image_sequence
 from forgetting.tasks.pretrained import Classifier
+from forgetting.tasks.sizes import Sizes
 from tests.retention import made
 
 pytest.importorskip("timm", reason="timm is not installed (extra: vision)")
@@ -26,7 +27,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sequence(data):
-    return vision.sequence(NETWORK, FEW)
+    return image_sequence(NETWORK, FEW)
 
 
 def test_every_task_has_columns_of_its_own(sequence):
@@ -45,11 +46,11 @@ def test_no_image_of_cifar_is_in_two_parts(sequence):
 
 
 def test_gray_images_fill_three_equal_channels(sequence):
-    images = sequence[3].train.inputs
-    assert torch.equal(images[:, 0], images[:, 1])
-    assert torch.equal(images[:, 0], images[:, 2])
-    assert (images[:, :, :2] == 0).all()
-    assert images.max() > 0.9
+    found = sequence[3].train.inputs
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert torch.equal(found[:, 0], found[:, 2])
+    assert (found[:, :, :2] == 0).all()
+    assert found.max() > 0.9
 
 
 def test_the_source_is_known_to_the_last_image_and_the_run_goes_through(sequence):
@@ -63,16 +64,29 @@ def test_the_source_is_known_to_the_last_image_and_the_run_goes_through(sequence
 
 
 def test_a_rotation_asks_for_the_answers_to_the_upright_image(data):
-    sequence = vision.sequence(NETWORK, FEW, shift="rotation")
+    sequence = image_sequence(NETWORK, FEW, shift="rotation")
     upright, turned = sequence
     assert (sequence.scenario, sequence.classes) == ("domain", NETWORK.classes())
     assert torch.equal(upright.test.targets, turned.test.targets)
     assert torch.equal(torch.rot90(upright.test.inputs, 1, dims=(-2, -1)), turned.test.inputs)
 
 
+def test_a_corruption_asks_for_the_answers_to_the_clean_image(data):
+    sequence = image_sequence(NETWORK, FEW, shift="corruption")
+    clean, *worse = sequence
+    assert (sequence.name, sequence.scenario) == ("test_efficientnet-corruption", "domain")
+    assert [task.name for task in worse] == [f"source under {kind}" for kind in images.KINDS]
+    for task, kind in zip(worse, images.KINDS, strict=True):
+        assert torch.equal(clean.test.targets, task.test.targets)
+        assert torch.equal(images.corrupted(clean.test, kind, images.SEVERITY).inputs, task.test.inputs)
+        assert not torch.equal(clean.test.inputs, task.test.inputs)
+    again = image_sequence(NETWORK, FEW, shift="corruption")
+    assert again.fingerprint() == sequence.fingerprint()
+
+
 def test_the_users_labels_are_kept_and_targets_take_their_size(data):
-    given = vision.unlabelled(FEW)[0].map(lambda part: vision._resized(part, 24))
-    sequence = vision.sequence(NETWORK, FEW, source=given, targets=("MNIST",))
+    given = images.unlabelled(FEW)[0].map(lambda part: images._resized(part, 24))
+    sequence = image_sequence(NETWORK, FEW, source=given, targets=("MNIST",))
     assert [task.name for task in sequence] == ["source (labels)", "MNIST"]
     assert torch.equal(sequence[0].test.targets, given.test.targets)
     assert sequence.input_shape == (3, 24, 24)
@@ -80,7 +94,7 @@ def test_the_users_labels_are_kept_and_targets_take_their_size(data):
 
 def test_more_than_there_is_is_refused(data):
     with pytest.raises(ValueError, match="cifar10 test: 108 examples were asked for, and there are 60"):
-        vision.unlabelled(Sizes(train=6, validation=2, test=8, source_test=100))
+        images.unlabelled(Sizes(train=6, validation=2, test=8, source_test=100))
 
 
 def test_a_recipe_goes_to_another_process(sequence):
