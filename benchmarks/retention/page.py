@@ -51,6 +51,27 @@ def lost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"({row['source_after']['n']} seeds).\n" for row in rows if row["name"] in words]
 
 
+def language() -> str:
+    """One row a run of a language model: perplexities, divergence, seconds and memory; the model as it was first."""
+    file = RESULTS / "smollm2-135m-cpu.json"
+    if not file.exists():
+        return ""
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    heads = ("method", "WikiText-2", "Shakespeare", "KL from before", "training, s", "consolidation, s", "peak memory")
+    rows = [("as it was", runs[0]["before"], "–", "–", "–")]
+    for run in runs:
+        about, took = run["settings"], run["seconds_consolidation"]
+        shown = f" (strength {about['strength']:g})" if about["strength"] else ""
+        rows.append((f"{about['method']}{shown}, seed {about['seed']}", run["after"], f"{run['seconds']:.0f}",
+                     f"{took:.0f}" if took else "–", f"{run['peak_bytes'] / 1e9:.1f} GB"))
+    lines = [line(heads), "|---" * len(heads) + "|"]
+    lines += [line((named, f"{found['source']:.2f}", f"{found['target']:.2f}", f"{found['divergence']:.3f}", *costs))
+              for named, found, *costs in rows]
+    about = runs[0]["settings"]
+    return "\n".join(lines) + (f"\n\n{about['steps']} steps of {about['batch']} × {about['length']} tokens, AdamW at "
+                               f"{about['rate']:g}; {about['tested']:,} tokens of each text to test on.\n")
+
+
 def tried(kind: str) -> str:
     """Every candidate with its figure on validation data."""
     found = (study(kind) or {}).get("chosen")
@@ -122,6 +143,7 @@ def line(cells: Sequence[str]) -> str:
 PAGES = (pages.DOCS / "retention.md",)
 TABLES: dict[str, Callable[[], str]] = {
     **{f"{kind}-methods": functools.partial(methods, kind) for kind in STUDIES},
+    "language-methods": language,
     **{f"{kind}-chosen": functools.partial(tried, kind) for kind in STUDIES},
 }
 main = pages.command(PAGES, TABLES, "Write the tables of docs/retention.md from the results files.")

@@ -15,10 +15,12 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from forgetting import methods, report, tasks
+from forgetting import diagnosis, methods, report
+from forgetting.cli import given
 from forgetting.cli.console import console, default_device, usable
 from forgetting.protocol import Method, Processes, Recipe, Result, Store, Swept, enqueue, forecast, sweep
 from forgetting.tasks import TaskSequence
+from forgetting.tasks.given import GIVEN
 from forgetting.tasks.unknown import nearest
 
 _SMALL = 200_000  # weights
@@ -39,25 +41,26 @@ Settings = dict[str, dict[str, Any]]
 @click.option("--wandb", "use_wandb", is_flag=True, help="log every run to Weights & Biases")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="runs at once")
 @click.option("--queue", is_flag=True, help="leave the runs to whoever starts: forgetting work DIRECTORY")
+@click.option("--diagnose", is_flag=True, help="keep with each run what was lost and where, for forgetting report")
 @click.option("--dry-run", is_flag=True, help="say what would be run and what it would cost, and stop")
+@given.options
 def run_(
     sequence: str, names: str, seeds: int, out: Path, scenario: str | None, device: str | None,
-    assignments: Sequence[str], json_file: Path | None, use_wandb: bool, workers: int, queue: bool, dry_run: bool,
+    assignments: Sequence[str], json_file: Path | None, use_wandb: bool, workers: int, queue: bool, diagnose: bool,
+    dry_run: bool, **known: Any,
 ) -> None:
     """Let each method learn SEQUENCE, and show what it kept of the source task and how well it adapted.
 
+    A sequence for a pretrained network of yours (images-…, texts-…: see forgetting list) takes it by --network.
     Finished runs are not repeated and an interrupted one goes on after its last finished task.
     """
-    named = [name.strip() for name in names.split(",") if name.strip()]
-    listed = list(dict.fromkeys(each for name in named for each in (methods.names() if name == "all" else [name])))
-    if not listed:
-        raise click.BadParameter("--methods names none: see forgetting list methods")
+    listed = _listed(names)
     if json_file and not json_file.parent.is_dir():
         raise click.BadParameter(f"--json {json_file}: there is no folder {json_file.parent}")
-    if use_wandb and (queue or workers > 1):
-        raise click.BadParameter("--wandb logs one run at a time: leave --workers and --queue away")
+    _one_at_a_time({"--wandb": use_wandb, "--diagnose": diagnose}, several=queue or workers > 1)
     settings = _settings(assignments, [*listed, "recipe"])
-    recipes = _recipes(sequence, listed, scenario, usable(device or default_device()), settings)
+    device = usable(device or default_device())
+    recipes = _recipes(sequence, listed, {"scenario": scenario, "device": device}, settings, given.Options(**known))
     learned = recipes[0].sequence_of(0)
     with _threads(recipes[0], learned):
         _preamble(recipes, learned, seeds, out)
@@ -67,7 +70,7 @@ def run_(
             count = enqueue(recipes, range(seeds), store=Store(out))
             console.print(f"{count} runs are queued; start any number of workers: [bold]forgetting work {out}[/bold]")
             return
-        results, diverged = _all_runs(recipes, learned, seeds, Store(out), use_wandb, workers)
+        results, diverged = _all_runs(recipes, learned, seeds, Store(out), use_wandb, workers, diagnose)
     if results:
         console.print(report.table(results))
         console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
@@ -77,8 +80,24 @@ def run_(
         raise click.ClickException("\n".join(f"seed {seed}: {error}" for _, seed, error in diverged))
 
 
+def _listed(names: str) -> list[str]:
+    """The methods of --methods, each once."""
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    listed = list(dict.fromkeys(each for name in named for each in (methods.names() if name == "all" else [name])))
+    if not listed:
+        raise click.BadParameter("--methods names none: see forgetting list methods")
+    return listed
+
+
+def _one_at_a_time(asked: dict[str, bool], *, several: bool) -> None:
+    """Refuse what looks at one run after the other where several run at once."""
+    for option in (option for option, wanted in asked.items() if wanted and several):
+        raise click.BadParameter(f"{option} takes one run at a time: leave --workers and --queue away")
+
+
 def _all_runs(
-    recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, store: Store, use_wandb: bool, workers: int
+    recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, store: Store, use_wandb: bool, workers: int,
+    diagnose: bool,
 ) -> Swept:
     """Every method with every seed; a method that diverges does not keep the others from the table."""
     begun: dict[int, tuple[contextlib.ExitStack, Any]] = {}
@@ -96,7 +115,8 @@ def _all_runs(
                 one.close()
 
         executor = Processes(workers) if workers > 1 else None
-        return sweep(recipes, range(seeds), store=store, executor=executor, observe=observe)
+        return sweep(recipes, range(seeds), store=store, executor=executor, observe=observe,
+                     diagnose=diagnosis.of_run if diagnose else None)
 
 
 def _settings(assignments: Sequence[str], listed: Sequence[str]) -> Settings:
@@ -125,17 +145,19 @@ def _value(text: str) -> Any:
 
 
 def _recipes(
-    sequence: str, listed: Sequence[str], scenario: str | None, device: str, settings: Settings
+    name: str, listed: Sequence[str], chosen: dict[str, Any], settings: Settings, options: given.Options
 ) -> list[Recipe]:
     """One recipe a method: the sequence's suggested one, and what --set changes."""
-    tasks.describe(sequence)
+    given.check(name)
     changes = settings.pop("recipe", {})
-    known = {field.name for field in dataclasses.fields(Recipe)} - {"sequence", "method", "scenario", "device"}
+    fixed = {"sequence", "method", "scenario", "device"} | ({"network", "variation"} if name in GIVEN else set())
+    known = {field.name for field in dataclasses.fields(Recipe)} - fixed
     for key in changes:
         if key not in known:
             raise click.BadParameter(nearest("recipe setting", key, known))
-    fields = {**methods.suggested_recipe(sequence), **changes, "scenario": scenario, "device": device}
-    return [Recipe(sequence, _method(name, sequence, settings.get(name, {})), **fields) for name in listed]
+    made = [_method(method, name, settings.get(method, {})) for method in listed]
+    fields = {**given.fields(name, options), **methods.suggested_recipe(name), **changes, **chosen}
+    return [Recipe(method=method, **fields) for method in made]
 
 
 def _method(name: str, sequence: str, settings: dict[str, Any]) -> Method:
@@ -170,7 +192,7 @@ def _preamble(recipes: Sequence[Recipe], learned: TaskSequence, seeds: int, out:
         f"[bold]{learned.name}[/bold] ({learned.scenario}-incremental, {len(learned)} tasks, "
         f"{'pretrained' if learned.pretrained else 'from scratch'}), data {learned.fingerprint()}\n"
         f"device {recipe.device}, {recipe.dtype}, torch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"{recipe.network}: {_weights(model):,} weights\n"
+        f"{recipe.as_data()['network']}: {_weights(model):,} weights\n"
         f"{recipe.optimizer} at {recipe.rate:g}, {recipe.epochs} epochs of batches of {recipe.batch}\n"
         f"{len(recipes)} methods × {seeds} seeds -> {out}"
     )

@@ -17,6 +17,7 @@ from forgetting.tasks.sequences import hold_out, keyed
 from forgetting.tasks.task import DataSplit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_NUMBER = re.compile(r"^\d+[_\W]+")
 _NUMBERED = re.compile(r"(\d+)(?:[_\W].*)?")
 
 
@@ -91,6 +92,23 @@ def class_columns(path: str | Path) -> dict[str, int]:
     return {name: min(known) for name, known in columns.items() if len(known) == 1}
 
 
+def class_folders(folder: Path) -> list[Path]:
+    """The class folders in a folder, in the order of their names; raises where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; expected one that holds a folder of images for each class")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not inside:
+        loose = " (images lie in it directly: name the folder above)" if _images(folder) else ""
+        raise ValueError(f"{folder} holds no class folders{loose}; expected {folder.name}/CLASS/*.jpg")
+    return inside
+
+
+def spoken(name: str) -> str:
+    """A class folder's name as one would say it: ``207_golden_retriever`` is a golden retriever."""
+    words = re.sub(r"[_\s]+", " ", _NUMBER.sub("", name)).strip()
+    return words or name
+
+
 def _pairs(key: str, value: Any) -> list[tuple[str, int]]:
     """Name and column of one entry, whichever way round it is."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -103,12 +121,7 @@ def _pairs(key: str, value: Any) -> list[tuple[str, int]]:
 
 def _files(folder: Path, classes: Mapping[str, int] | None, columns: int | None) -> list[tuple[Path, int]]:
     """Every image with its column."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; expected one that holds a folder of images for each class")
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not inside:
-        loose = " (images lie in it directly: name the folder above)" if _images(folder) else ""
-        raise ValueError(f"{folder} holds no class folders{loose}; expected {folder.name}/CLASS/*.jpg")
+    inside = class_folders(folder)
     files = []
     for path in inside:
         column, images = _column(path, classes, columns), _images(path)

@@ -13,7 +13,7 @@ from forgetting.tasks.residual import residual
 from forgetting.tasks.task import TaskSequence
 from forgetting.tasks.unknown import nearest
 
-_KNOWN = ("mlp", "mlp-400-400", "mlp-tanh-200", "cnn", "resnet18-reduced")
+_KNOWN = ("mlp", "mlp-400-400", "mlp-tanh-200", "cnn", "resnet18-reduced", "vit-small")
 _SIZED = re.compile(r"mlp(-tanh)?((?:-[1-9]\d*)+)")
 
 
@@ -42,6 +42,8 @@ def network(name: str, sequence: TaskSequence) -> nn.Module:
     ``resnet18-reduced``  a 3 × 3 convolution to 20 channels with BatchNorm and ReLU; 4 groups of 2 residual blocks of
                           20, 40, 80 and 160 channels (two 3 × 3 convolutions with BatchNorm; a 1 × 1 convolution with
                           BatchNorm where the shape changes), the last three groups with stride 2; mean over positions
+    ``vit-small``         timm's vision transformer of 6 layers, 192 wide, 3 heads, on 8 × 8 patches of square images;
+                          the state of its class token
     ====================  =============================================================================================
 
     Args:
@@ -49,7 +51,9 @@ def network(name: str, sequence: TaskSequence) -> nn.Module:
         sequence: gives the input shape and the number of logits C.
 
     Raises:
-        ValueError: an unknown name, or convolutions for inputs that are no images.
+        ValueError: an unknown name, convolutions for inputs that are no images, or a transformer for images whose sides
+            8 does not divide.
+        ImportError: ``vit-small`` without timm.
 
     **Reference**: resnet18-reduced: Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 5.2, as van de Ven 2025, arXiv
     2502.11756, uses it: his last block ends in the sum, without the ReLU that theirs has. **Differs**: no convolution
@@ -109,6 +113,21 @@ def _reduced(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     return nn.Sequential(*residual(shape[0], (20, 40, 80, 160)), Average()), 160
 
 
+def _vit(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """A vision transformer for small images."""
+    channels, height, width = shape
+    if height != width or height % 8:
+        raise ValueError(f'"vit-small" cuts square images into 8 × 8 patches, and these are {height} × {width}: pad '
+                         "them (the variation padding), or take another network")
+    try:
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError as error:
+        raise ImportError('"vit-small" is timm\'s: pip install "forgetting[vision]"') from error
+    body = VisionTransformer(img_size=height, patch_size=height // 8, in_chans=channels, num_classes=0, embed_dim=192,
+                             depth=6, num_heads=3, mlp_ratio=2.0)
+    return body, 192
+
+
 _CONVOLUTIONAL: dict[str, Callable[[tuple[int, ...]], tuple[nn.Module, int]]] = {
-    "cnn": _cnn, "resnet18-reduced": _reduced,
+    "cnn": _cnn, "resnet18-reduced": _reduced, "vit-small": _vit,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from forgetting.tasks.loading import last_linear, load, sized
 from forgetting.tasks.task import TaskSequence
 from forgetting.tasks.unknown import nearest
 
@@ -86,8 +87,9 @@ class Classifier:
         name: as timm calls it, or torchvision after ``torchvision:``.
         weights: ``"hub"`` (what the package downloads), the path of a file of tensors, or ``"none"``: random weights,
             the same in every run. A file's tensors are taken by name where the names are the model's own, by position
-            where their shapes are.
-        pixels: height and width that the classifier is shown.
+            where their shapes are; a file with another number of classes, or positions, than the model's usual one
+            makes a model of that number.
+        pixels: height and width that the classifier is shown; timm's transformers get as many positions as that takes.
 
     Raises:
         ValueError: a name that the package does not know, with the nearest; a file that does not fit; from a call,
@@ -114,18 +116,20 @@ class Classifier:
             torch.default_generator.manual_seed(0)
             make = _torchvision if self.name.startswith(TORCHVISION) else _timm
             backbone, (means, deviations) = make(self.name.removeprefix(TORCHVISION), self.weights == HUB)
-        if self.weights not in (HUB, NONE):
-            _load(backbone, Path(self.weights))
+        if self.weights in (HUB, NONE):
+            sized(backbone, self.pixels)
+        else:
+            load(backbone, Path(self.weights), self.pixels)
         return Prepared(backbone, self.pixels, means, deviations).eval()
 
     def classes(self) -> int:
         """How many logits the classifier has of its own."""
-        return _last(self.original())[1].out_features
+        return last_linear(self.original())[1].out_features
 
     def __call__(self, sequence: TaskSequence) -> nn.Module:
         """The classifier with as many logits as the sequence has columns; the new ones' weights are drawn."""
         model = self.original()
-        path, last = _last(model)
+        path, last = last_linear(model)
         more = sequence.classes - last.out_features
         if more < 0:
             raise ValueError(f"{sequence.name!r} has {sequence.classes} columns, and {self.name} brings "
@@ -162,37 +166,3 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, tuple[Sequence
     about: Any = default.transforms()
     constants = (getattr(about, "mean", IMAGENET[0]), getattr(about, "std", IMAGENET[1]))
     return models.get_model(name, weights=default if pretrained else None), constants
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    """Tensors of a file into a model: by name, or by position where the names are another's."""
-    if not path.is_file():
-        raise ValueError(f"weights={str(path)!r} is no file; expected one of tensors, {HUB!r} or {NONE!r}")
-    read: Callable[[], Mapping[str, Tensor]]
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        read = lambda: load_file(path)  # noqa: E731
-    else:
-        read = lambda: torch.load(path, map_location="cpu", weights_only=True)  # noqa: E731
-    found, own = dict(read()), model.state_dict()
-    if set(found) != set(own):
-        shapes = [[tuple(tensor.shape) for tensor in tensors.values()] for tensors in (found, own)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{path} does not fit {type(model).__name__}: {len(found)} tensors for {len(own)}, with "
-                             f"neither its names (it has {next(iter(found), 'none')!r}, expected {next(iter(own))!r}) "
-                             "nor its shapes; take the network that these weights are of")
-        found = dict(zip(own, found.values(), strict=True))
-    model.load_state_dict(found)
-
-
-def _last(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The path of the last linear layer, and the layer."""
-    layers = [(path, module) for path, module in model.named_modules() if not list(module.children())
-              and next(module.parameters(recurse=False), None) is not None]
-    linear = [(path, module) for path, module in layers if isinstance(module, nn.Linear)]
-    if not linear or linear[-1] != layers[-1]:
-        ends = type(layers[-1][1]).__name__ if layers else "nothing that learns"
-        raise ValueError(f"the last layer of {type(getattr(model, 'backbone', model)).__name__} is {ends}, expected a "
-                         "linear one, beside which new logits can stand; take another network")
-    return linear[-1]

@@ -119,6 +119,8 @@ _ENTRIES = {entry.description.name: entry for entry in (
     _made("mnist-fashion-mnist", "MNIST, then Fashion-MNIST", SCENARIOS, (mnist, fashion_mnist), _to_fashion,
           pretrained=True),
     _made("split-cifar10", "CIFAR-10 in five pairs of classes", SCENARIOS, (cifar10,), _split, _PAIRS, network="cnn"),
+    _made("cifar10-halves", "CIFAR-10 classes 0-4, then classes 5-9", SCENARIOS, (cifar10,), _halves, pretrained=True,
+          network="cnn"),
     _made("split-cifar100", "CIFAR-100 in ten tasks of ten classes", SCENARIOS, (cifar100,), _split,
           {"tasks": 10, "order": "fixed"}, network="cnn", classes=100),
 )}

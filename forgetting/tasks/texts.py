@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.retention.vision import Sizes
-from forgetting.tasks import DataSplit, Examples, Task, TaskSequence, data_root
 from forgetting.tasks.agreement import agreement
+from forgetting.tasks.examples import Examples
+from forgetting.tasks.folders import data_root
 from forgetting.tasks.sentences import Encoder
 from forgetting.tasks.sequences import keyed
+from forgetting.tasks.sizes import Sizes
+from forgetting.tasks.task import DataSplit, Task, TaskSequence
 
 CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 SHIFTS = ("targets", "words")
@@ -61,7 +63,7 @@ def encoder(name: str, **settings: Any) -> Encoder:
     return Encoder(name, tuple(wikipedia("valid")[:SENTENCES]), **settings)
 
 
-def sequence(network: Encoder, sizes: Sizes, *, shift: str = "targets") -> TaskSequence:
+def text_sequence(network: Encoder, sizes: Sizes, *, shift: str = "targets") -> TaskSequence:
     """What an encoder knows, then what it adapts to, task-incremental.
 
     Args:
