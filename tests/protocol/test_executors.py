@@ -20,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 GRID = [tiny.recipe(methods.get("ewc", strength=0.5)), tiny.recipe(methods.get("l2sp+cosine"), pretrained=True)]
 
 INTERRUPTED = """
+import signal
 import sys
 from forgetting.protocol import Processes, sweep
 from tests.protocol import tiny
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
     sweep([tiny.recipe(epochs=100_000)], range(2), store=sys.argv[1], executor=Processes(2),
           observe=lambda event: print(event["event"], flush=True))
 """
