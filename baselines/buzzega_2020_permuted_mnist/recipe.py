@@ -7,7 +7,8 @@ from baselines.baseline import Baseline, Row
 from baselines.buzzega_2020_permuted_mnist.network import xavier
 from forgetting.protocol import Recipe
 
-ROTATED = {"sequence": "rotated-mnist", "variation": {"validation": 0.0, "tasks": 20, "angles": "drawn"}}
+ROTATED = {"sequence": "rotated-mnist",
+           "variation": {"validation": 0.0, "tasks": 20, "angles": "drawn", "interpolation": "nearest"}}
 
 PROTOCOL = Recipe(
     "permuted-mnist", scenario="domain", variation={"validation": 0.0, "tasks": 20}, network=xavier, optimizer="sgd",
@@ -19,9 +20,13 @@ BASELINE = Baseline(
         Row("permuted-sgd", "finetune", {}, {"rate": 0.2}),
         Row("permuted-sgd-at-their-rate", "finetune"),
         Row("permuted-online-ewc", "baselines.conventions:LabelShareEWC", {"strength": 1.4}),
-        Row("permuted-si", "si", {"strength": 1.0, "damping": 1.0}),
+        Row("permuted-online-ewc-exact", "ewc", {"strength": 1.4, "labels": "exact"}),
+        Row("permuted-si", "baselines.clipping:clipped_si", {"strength": 1.0, "damping": 1.0}),
+        Row("permuted-si-of-the-task", "si", {"strength": 1.0, "damping": 1.0}),
         Row("rotated-sgd", "finetune", {}, {**ROTATED, "rate": 0.2}),
         Row("rotated-online-ewc", "baselines.conventions:LabelShareEWC", {"strength": 1.4}, ROTATED),
-        Row("rotated-si", "si", {"strength": 2.0, "damping": 1.0}, ROTATED),
+        Row("rotated-online-ewc-exact", "ewc", {"strength": 1.4, "labels": "exact"}, ROTATED),
+        Row("rotated-si", "baselines.clipping:clipped_si", {"strength": 2.0, "damping": 1.0}, ROTATED),
+        Row("rotated-si-of-the-task", "si", {"strength": 2.0, "damping": 1.0}, ROTATED),
     ),
 )

@@ -32,7 +32,7 @@ class Description:
         >>> describe("digits-transfer").pretrained
         True
         >>> describe("rotated-digits").variations
-        ('tasks', 'angles', 'validation', 'padding', 'pixels')
+        ('tasks', 'angles', 'interpolation', 'validation', 'padding', 'pixels')
     """
 
     name: str
@@ -78,12 +78,13 @@ def _permuted(name: str, data: DataSplit, scenario: str, seed: int, *, tasks: in
     return permute(name, data, tasks, scenario, seed=seed)
 
 
-def _rotated(name: str, data: DataSplit, scenario: str, seed: int, *, tasks: int, angles: str) -> TaskSequence:
+def _rotated(name: str, data: DataSplit, scenario: str, seed: int, *, tasks: int, angles: str,
+             interpolation: str) -> TaskSequence:
     if angles == "drawn":
         turns = [float(keyed(seed, f"angle {number}").uniform(0, 180)) for number in range(tasks)]
     else:
         turns = [180 * number / max(tasks - 1, 1) for number in range(tasks)]
-    return rotate(name, data, turns, scenario)
+    return rotate(name, data, turns, scenario, interpolation=interpolation)
 
 
 def _made(
@@ -100,7 +101,7 @@ def _made(
 _DOMAIN = ("domain",)
 _PAIRS = {"tasks": 5, "order": "fixed"}
 _ORDERS = {"tasks": 10}
-_ANGLES = {"tasks": 5, "angles": "fixed"}
+_ANGLES = {"tasks": 5, "angles": "fixed", "interpolation": "bilinear"}
 _ENTRIES = {entry.description.name: entry for entry in (
     _made("digits-transfer", "digits, then the same digits turned by 90°", ("domain", "task", "class"), (digits,),
           _turned, pretrained=True),
@@ -196,20 +197,21 @@ def sequence(name: str, *, scenario: str | None = None, seed: int = 0, **variati
     without such a request the order of the classes and of the tasks and the angles. All tasks of a sequence cut the
     SAME images into train, validation and test: a test image is in no task's train part, turned or permuted or not.
 
-    ==============  ===================================================================================================
-    variation       what it does; which sequences take it, :func:`describe` says
-    ==============  ===================================================================================================
-    ``tasks``       how many: a divisor of the number of classes for split sequences, any number for permuted and
-                    rotated ones
-    ``order``       ``"fixed"``, or ``"permuted"``: the classes are dealt out in an order that the seed draws
-    ``angles``      ``"fixed"``: equal steps from 0° to 180°, or ``"drawn"``: each task's is uniform in [0°, 180°)
-    ``validation``  the share of the training examples that is held out, at least 0 (none) and below 1
-    ``padding``     pixels of zeros around each image, on each side
-    ``pixels``      ``"unit"``: from 0 to 1, or ``"standard"``: less the mean, over the standard deviation of each
-                    channel, taken over all pixels of the (padded) training images, validation included, and rounded
-                    to four decimals; a transfer takes its source's
-    ``masked``      class-incremental only. True: logits of classes that no task brought yet do not compete, or False
-    ==============  ===================================================================================================
+    =================  =================================================================================================
+    variation          what it does; which sequences take it, :func:`describe` says
+    =================  =================================================================================================
+    ``tasks``          how many: a divisor of the number of classes for split sequences, any number for permuted and
+                       rotated ones
+    ``order``          ``"fixed"``, or ``"permuted"``: the classes are dealt out in an order that the seed draws
+    ``angles``         ``"fixed"``: equal steps from 0° to 180°, or ``"drawn"``: each task's is uniform in [0°, 180°)
+    ``interpolation``  ``"bilinear"`` or ``"nearest"``: what a pixel of a turned image takes from those around it
+    ``validation``     the share of the training examples that is held out, at least 0 (none) and below 1
+    ``padding``        pixels of zeros around each image, on each side
+    ``pixels``         ``"unit"``: from 0 to 1, or ``"standard"``: less the mean, over the standard deviation of each
+                       channel, taken over all pixels of the (padded) training images, validation included, and rounded
+                       to four decimals; a transfer takes its source's
+    ``masked``         class-incremental only. True: logits of classes that no task brought yet do not compete, or False
+    =================  =================================================================================================
 
     Args:
         name: one of :func:`names`.
@@ -226,8 +228,8 @@ def sequence(name: str, *, scenario: str | None = None, seed: int = 0, **variati
     pixel (twice that while they are split).
 
     **Reference**: drawn angles: Buzzega et al. 2020, arXiv 2004.07211, and Lopez-Paz & Ranzato 2017, arXiv 1706.08840,
-    section 5.1. **Differs**: images are turned bilinearly, theirs to the nearest pixel; the latter's code draws the
-    k-th task's angle from the k-th of as many equal parts of the range, here each is drawn from all of it.
+    section 5.1. **Differs**: images are turned bilinearly by default, theirs to the nearest pixel; the latter's
+    code draws the k-th task's angle from the k-th of as many equal parts of the range, here it is from all of it.
 
     Example:
         >>> found = sequence("split-digits")

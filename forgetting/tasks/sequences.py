@@ -164,7 +164,8 @@ def permute(
 
 
 def rotate(
-    name: str, source: DataSplit, angles: Sequence[float], scenario: str = "domain", *, pretrained: bool = False
+    name: str, source: DataSplit, angles: Sequence[float], scenario: str = "domain", *, pretrained: bool = False,
+    interpolation: str = "bilinear",
 ) -> TaskSequence:
     """The same examples, turned by one angle a task.
 
@@ -174,9 +175,10 @@ def rotate(
         angles: in degrees, counter-clockwise; see :class:`Rotation`.
         scenario: only ``"domain"``: the classes stay the same.
         pretrained: whether the first task is a source that the model knows already.
+        interpolation: ``"bilinear"`` or ``"nearest"``, see :class:`Rotation`.
 
     Raises:
-        ValueError: another scenario, no angle, one that comes twice, or inputs that are no images.
+        ValueError: another scenario or interpolation, no angle, one that comes twice, or inputs that are no images.
 
     **Cost**: none beyond the source's memory: images are turned as a batch is cut.
 
@@ -189,7 +191,8 @@ def rotate(
         ['0°', '45°', '90°']
     """
     possible("rotate", scenario, ("domain",))
-    views: dict[str, View | None] = {f"{angle:g}°": Rotation(angle) if angle else None for angle in angles}
+    views: dict[str, View | None] = {f"{angle:g}°": Rotation(angle, interpolation) if angle else None
+                                     for angle in angles}
     if len(views) < len(angles) or not views:
         raise ValueError(f"rotate takes at least one angle and each once, not {list(angles)}")
     return _seen(name, source, views, pretrained)

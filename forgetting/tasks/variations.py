@@ -74,4 +74,5 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "order": _one_of("fixed", "permuted"),
     "tasks": _whole(1),
     "angles": _one_of("fixed", "drawn"),
+    "interpolation": _one_of("bilinear", "nearest"),
 }

@@ -118,28 +118,32 @@ class Standardized(View):
 
 
 class Rotation(View):
-    """Images turned counter-clockwise about their centre, bilinear, zero outside; quarter turns are exact.
+    """Images turned counter-clockwise about their centre, zero outside; quarter turns are exact.
 
     Args:
         degrees: the angle; multiples of 90 move pixels and change no value (other shapes than squares: of 180).
+        interpolation: ``"bilinear"`` or ``"nearest"``: what a pixel takes from those that it falls between.
 
     Raises:
-        ValueError: where the angle is not finite, or the inputs are not [n, channels, height, width].
+        ValueError: where the angle is not finite, the interpolation is another, or the inputs are not
+            [n, channels, height, width].
 
     **Cost**: one ``grid_sample`` a batch; no memory.
 
     **Reference**: the rotation of Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section 5.1. **Differs**: their code
-    takes the nearest pixel.
+    takes the nearest pixel, which is ``interpolation="nearest"`` here.
 
     Example:
         >>> Rotation(90)(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])).flatten()
         tensor([2., 4., 1., 3.])
     """
 
-    def __init__(self, degrees: float) -> None:
+    def __init__(self, degrees: float, interpolation: str = "bilinear") -> None:
         if not math.isfinite(degrees):
             raise ValueError(f"a rotation takes a finite angle in degrees, not {degrees}")
-        self.degrees = float(degrees)
+        if interpolation not in ("bilinear", "nearest"):
+            raise ValueError(f"interpolation={interpolation!r}; expected 'bilinear' or 'nearest'")
+        self.degrees, self.interpolation = float(degrees), interpolation
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if inputs.dim() != 4:
@@ -155,10 +159,10 @@ class Rotation(View):
         theta = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
         matrix = torch.tensor(theta, dtype=inputs.dtype, device=inputs.device).expand(len(inputs), 2, 3)
         grid = functional.affine_grid(matrix, list(inputs.shape), align_corners=False)
-        return functional.grid_sample(inputs, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return functional.grid_sample(inputs, grid, mode=self.interpolation, padding_mode="zeros", align_corners=False)
 
     def describe(self) -> str:
-        return f"rotation {self.degrees!r}"
+        return f"rotation {self.degrees!r}" + (", nearest" if self.interpolation == "nearest" else "")
 
     def to(self, device: torch.device | str) -> Rotation:
         return self

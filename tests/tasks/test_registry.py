@@ -131,6 +131,8 @@ def test_rotated_tasks_turn_by_45_degrees(name):
     assert torch.equal(found[4].test.inputs, found[0].test.inputs.flip(-1, -2))
     assert torch.equal(found[2].test.inputs, found[0].test.inputs.rot90(1, (-2, -1)))
     assert torch.equal(found[1].test.inputs, Rotation(45)(found[0].test.inputs))
+    assert torch.equal(sequence(name, interpolation="nearest")[1].test.inputs,
+                       Rotation(45, "nearest")(found[0].test.inputs))
 
 
 @pytest.mark.parametrize("name", names())

@@ -40,7 +40,7 @@ def test_who_takes_what():
     for name in names():
         split = {"tasks", "order", "masked"} if name.startswith("split") else set()
         permuted = {"tasks"} if name.startswith("permuted") else set()
-        rotated = {"tasks", "angles"} if name.startswith("rotated") else set()
+        rotated = {"tasks", "angles", "interpolation"} if name.startswith("rotated") else set()
         transfer = {"masked"} if describe(name).pretrained else set()
         assert set(describe(name).variations) == every | split | permuted | rotated | transfer
 

@@ -73,11 +73,30 @@ def test_an_image_is_turned_alone_whatever_batch_it_is_in():
     torch.testing.assert_close(torch.cat([Rotation(37)(image[None]) for image in inputs]), turned, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("degrees", [13.7, 60.3, 133.3, 271.0])
+def test_the_nearest_pixel_is_taken_where_that_is_asked_for(degrees):
+    """Pixel by pixel: back by the angle about the centre, y downwards, and the pixel whose square that falls into."""
+    inputs, (height, width) = images(height=8, width=6), (8, 6)
+    angle, expected = math.radians(degrees), torch.zeros_like(inputs)
+    for row in range(height):
+        for column in range(width):
+            x, y = column + 0.5 - width / 2, row + 0.5 - height / 2
+            across = math.floor(math.cos(angle) * x - math.sin(angle) * y + width / 2)
+            down = math.floor(math.sin(angle) * x + math.cos(angle) * y + height / 2)
+            if 0 <= across < width and 0 <= down < height:
+                expected[..., row, column] = inputs[..., down, across]
+    assert torch.equal(Rotation(degrees, "nearest")(inputs), expected)
+    assert not torch.equal(Rotation(degrees)(inputs), expected)
+    assert Rotation(degrees, "nearest").describe() != Rotation(degrees).describe()
+
+
 def test_rotations_of_what_is_no_image_are_refused():
     with pytest.raises(ValueError, match=r"images \[n, channels, height, width\], not inputs of shape \(3, 4\)"):
         Rotation(90)(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="finite angle"):
         Rotation(float("nan"))
+    with pytest.raises(ValueError, match="interpolation='bicubic'; expected 'bilinear' or 'nearest'"):
+        Rotation(30, "bicubic")
 
 
 def test_each_channel_has_constants_of_its_own():
