@@ -26,12 +26,12 @@ CANDIDATES: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
         "replay": _each("strength", 0.01, 0.03, 0.1, 0.3, 1.0, share=SHARE),
     },
     "text": {
-        "l2sp": _each("strength", 0.1, 1.0, 10.0),
-        "ewc": _each("strength", 1.0, 10.0, 100.0, labels="sampled", examples=300),
-        "kl": _each("strength", 0.3, 3.0, 30.0),
-        "wise-ft": _each("amount", 0.3, 0.5, 0.7),
-        "freeze": _each("depth", 5, 25, 60),
-        "replay": _each("strength", 0.3, 1.0, 3.0, share=SHARE),
+        "l2sp": _each("strength", 0.1, 1.0, 3.0, 10.0, 30.0),
+        "ewc": _each("strength", 1e1, 1e2, 1e3, 1e4, 1e5, labels="sampled", examples=300),
+        "kl": _each("strength", 0.3, 1.0, 3.0, 10.0, 30.0),
+        "wise-ft": _each("amount", 0.1, 0.3, 0.5, 0.7, 0.9),
+        "freeze": _each("depth", 5, 25, 45, 50, 52),
+        "replay": _each("strength", 0.1, 0.3, 1.0, 3.0, 10.0, share=SHARE),
     },
 }
 MOVING = Method("finetune-moving")  # plain fine-tuning whose norm statistics move

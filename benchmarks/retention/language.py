@@ -27,6 +27,7 @@ from benchmarks.retention.study import console
 from forgetting import fisher
 from forgetting.curvature import Anchored
 from forgetting.protocol.measure import largest_resident_set
+from forgetting.tasks import decoders
 from forgetting.tasks.packaged import SMOLLM2, packaged
 from forgetting.tasks.texts import read
 
@@ -36,22 +37,15 @@ STRENGTHS = {"l2sp": "0.1", "ewc": "1000", "kl": "1", "wise-ft": "0.5", "freeze"
 
 def loaded(network: str) -> tuple[nn.Module, Any]:
     """A causal language model in float32 and eval mode, and its tokenizer: a GGUF file, a folder or a hub name."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    file = Path(network)
-    where = {"pretrained_model_name_or_path": network}
-    if file.suffix == ".gguf":
-        where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(**where)
+    return decoders.causal(network), decoders.tokenizer(network)
 
 
 def windows(tokenizer: Any, text: str, length: int, tokens: int) -> Tensor:
     """The first so many tokens of a text, int64 [windows, length]; what is left over is dropped."""
-    found = torch.tensor(tokenizer(text[: 12 * tokens])["input_ids"][:tokens])
-    if len(found) < length:
-        raise click.ClickException(f"the text has {len(found)} tokens, fewer than one window of {length}")
-    return found[: len(found) // length * length].view(-1, length)
+    try:
+        return decoders.windows(tokenizer, text, length, tokens)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def negative_log_likelihood(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from forgetting import tasks
-from forgetting.tasks import Classifier, Clip, DataSplit
+from forgetting.tasks import Classifier, Clip, DataSplit, Decoder
 from forgetting.tasks.clip import CIFAR10, CLIP
 from forgetting.tasks.given import GIVEN, NEEDS, SIZES, kind_of
 from forgetting.tasks.labelled import class_columns, class_folders, labelled, spoken
@@ -20,10 +20,12 @@ from forgetting.tasks.pretrained import HUB
 from forgetting.tasks.texts import encoder
 from forgetting.tasks.unknown import nearest
 
+WINDOW = 32  # tokens that a language model reads
 PIXELS = 224  # where neither the option nor the network says how many
 _ALL = {"epochs": 2, "batch": 32, "pretraining_epochs": 0, "every": 10**6}
 RECIPES: dict[str, dict[str, Any]] = {"images": {**_ALL, "momentum": 0.9, "rate": 0.001},
-                                      "texts": {**_ALL, "optimizer": "adamw", "rate": 3e-5}}
+                                      "texts": {**_ALL, "optimizer": "adamw", "rate": 3e-5},
+                                      "language": {**_ALL, "optimizer": "adamw", "rate": 3e-5}}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of :class:`Options`."""
     for option in reversed((
         click.option("--network", help="a pretrained one, for sequences that begin with what it knows: timm's name, "
-                                       "torchvision:NAME or clip:NAME for images, a sentence encoder's for texts"),
+                                       "torchvision:NAME or clip:NAME for images, a sentence encoder's for texts, a "
+                                       "language model's (or its GGUF file) for language"),
         click.option("--weights", help="of --network: a file, hub or none  [default: an installed package's, or hub]"),
         click.option("--pixels", type=click.IntRange(min=8),
                      help="height and width that --network is shown  [default: 224, CLIP's own]"),
@@ -79,8 +82,7 @@ def fields(name: str, given: Options) -> dict[str, Any]:
     if given.network is None:
         raise click.BadParameter(f"{name} begins with what {NEEDS[kind]} knows: say which with --network, for example "
                                  f"--network {GIVEN[name].network}")
-    make = _of_images if kind == "images" else _of_texts
-    network, source = make(name, given)
+    network, source = {"images": _of_images, "texts": _of_texts, "language": _of_language}[kind](name, given)
     train = given.train or SIZES[kind].train
     found = tasks.sequence_for(name, network, train=train, source=source)
     return {"sequence": found, "network": network, **RECIPES[kind]}
@@ -117,6 +119,13 @@ def _of_texts(name: str, given: Options) -> tuple[Any, None]:
     _refuse(given, name, "weights", "pixels", "source", "classes")
     file = packaged(given.network)
     return encoder(str(file.parent) if file else given.network), None
+
+
+def _of_language(name: str, given: Options) -> tuple[Decoder, None]:
+    """The language model."""
+    assert given.network is not None
+    _refuse(given, name, "weights", "pixels", "source", "classes")
+    return Decoder(str(packaged(given.network) or given.network), WINDOW), None
 
 
 def _refuse(given: Options, what: str, *names: str) -> None:

@@ -51,7 +51,8 @@ def run_(
 ) -> None:
     """Let each method learn SEQUENCE, and show what it kept of the source task and how well it adapted.
 
-    A sequence for a pretrained network of yours (images-…, texts-…: see forgetting list) takes it by --network.
+    A sequence for a pretrained network of yours (images-…, texts-…, language-…: see forgetting list) takes it by
+    --network.
     Finished runs are not repeated and an interrupted one goes on after its last finished task.
     """
     listed = _listed(names)

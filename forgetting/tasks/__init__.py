@@ -3,6 +3,7 @@
 from forgetting.tasks.clip import Clip
 from forgetting.tasks.corruptions import corrupted
 from forgetting.tasks.data import cifar10, cifar100, digits, fashion_mnist, mnist
+from forgetting.tasks.decoders import Decoder
 from forgetting.tasks.examples import Batches, Examples, join
 from forgetting.tasks.folders import data_root
 from forgetting.tasks.given import sequence_for
@@ -19,6 +20,7 @@ __all__ = [
     "Classifier",
     "Clip",
     "DataSplit",
+    "Decoder",
     "Description",
     "Encoder",
     "Examples",

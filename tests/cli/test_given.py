@@ -82,11 +82,26 @@ def test_a_sentence_encoder_by_its_folder(monkeypatch, tmp_path):
     assert (run.recipe["optimizer"], run.accuracy[0, 0]) == ("adamw", 1.0)
 
 
+def test_a_language_model_by_its_folder(monkeypatch, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed (extra: hf)")
+    made.texts(monkeypatch, tmp_path / "texts")
+    monkeypatch.setitem(sequences.SIZES, "language", Sizes(validation=2, test=3, source_test=4))
+    monkeypatch.setattr(given, "WINDOW", 6)
+    place = made.decoder(tmp_path / "gpt", list("abcdefghijklmnop"))
+    result = call("run", "language-targets", "--network", place, "--train", 8, *QUICK, "--methods", "finetune,wise-ft",
+                  "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    runs = Store(tmp_path / "out").results()
+    assert [run.tasks for run in runs] == [("WikiText-2", "Shakespeare", "AG News")] * 2
+    assert call("report", tmp_path / "out").exit_code == 0
+
+
 def test_the_listing_says_what_they_need():
     listed = " ".join(call("list", "sequences").output.split())
     assert all(name in listed for name in GIVEN)
     assert "needs --network: an image classifier" in listed
     assert "needs --network: a sentence encoder" in listed
+    assert "needs --network: a causal language model" in listed
 
 
 @pytest.mark.parametrize(("sequence", "words", "said"), [
@@ -101,6 +116,7 @@ def test_the_listing_says_what_they_need():
     ("images-targets", (*NETWORK, "--set", "recipe.network=mlp"), "there is no recipe setting 'network'"),
     ("images-targets", (*NETWORK, "--scenario", "class"), "the given sequence is 'task'-incremental"),
     ("texts-targets", ("--network", "x", "--pixels", 32), "--pixels: has no meaning for texts-targets"),
+    ("language-targets", ("--network", "x", "--source", "y"), "--source: has no meaning for language-targets"),
 ])
 def test_what_does_not_fit_is_refused(tmp_path, sequence, words, said):
     assert said in refused("run", sequence, "--methods", "finetune", "--out", tmp_path / "out", *words)

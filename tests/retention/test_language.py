@@ -11,27 +11,16 @@ from torch.nn import functional
 
 import forgetting
 from benchmarks.retention import language
+from tests.retention import made
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler", "in", "mind", "suffer",
          "slings", "and", "arrows", "of", "outrageous"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny GPT-2 with a tokenizer by words, as a user's folder holds them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokens = Tokenizer(models.WordLevel({word: place for place, word in enumerate(["?", *WORDS])}, unk_token="?"))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
-    where = tmp_path_factory.mktemp("gpt")
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, unk_token="?").save_pretrained(where)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = transformers.GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=2, n_head=2, bos_token_id=0,
-                                         eos_token_id=0)
-        transformers.GPT2LMHeadModel(config).save_pretrained(where)
-    return where
+    return made.decoder(tmp_path_factory.mktemp("gpt"), WORDS)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from forgetting import tasks
-from forgetting.tasks import Classifier, Encoder, sequence_for
+from forgetting.tasks import Classifier, Decoder, Encoder, sequence_for
 from forgetting.tasks.given import GIVEN, NEEDS, kind_of
 from forgetting.tasks.images import SHIFTS as IMAGES
 from forgetting.tasks.texts import SHIFTS as TEXTS
@@ -15,9 +15,10 @@ ENCODER = Encoder("nobody/encoder", ("A cat.", "A dog."))
 
 
 def test_their_names_say_what_is_needed_and_what_comes():
-    assert set(GIVEN) == {f"images-{shift}" for shift in IMAGES} | {f"texts-{shift}" for shift in TEXTS}
+    assert set(GIVEN) == {f"images-{shift}" for shift in IMAGES} | {f"texts-{shift}" for shift in TEXTS} | {
+        "language-targets"}
     assert not set(GIVEN) & set(tasks.names())
-    assert {kind_of(name) for name in GIVEN} == {"images", "texts"}
+    assert {kind_of(name) for name in GIVEN} == {"images", "texts", "language"}
     assert all(said.pretrained for said in GIVEN.values())
 
 
@@ -33,6 +34,8 @@ def test_another_kind_of_network_is_refused():
         sequence_for("images-targets", ENCODER)
     with pytest.raises(TypeError, match=r"texts-words needs a sentence encoder \(tasks.Encoder\), not a Classifier"):
         sequence_for("texts-words", Classifier("resnet18"))
+    with pytest.raises(TypeError, match=r"needs a causal language model \(tasks.Decoder\), not a Classifier"):
+        sequence_for("language-targets", Classifier("resnet18"))
 
 
 def test_wrong_names_get_the_nearest():
@@ -40,6 +43,8 @@ def test_wrong_names_get_the_nearest():
         sequence_for("image-rotation", Classifier("resnet18"))
 
 
-def test_texts_take_no_source():
+def test_only_images_take_a_source():
+    with pytest.raises(ValueError, match="language-targets takes no source=: that is for images"):
+        sequence_for("language-targets", Decoder("gpt2", 64), source=object())
     with pytest.raises(ValueError, match="texts-targets takes no source="):
         sequence_for("texts-targets", ENCODER, source=object())
