@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from forgetting.tasks.hub import transformers
 from forgetting.tasks.pretrained import Prepared
 from forgetting.tasks.task import TaskSequence
 
@@ -87,12 +88,12 @@ class Clip:
     @property
     def pixels(self) -> int:
         """Height and width that the image encoder is shown."""
-        return int(_transformers().CLIPConfig.from_pretrained(self.name).vision_config.image_size)
+        return int(transformers("CLIP models").CLIPConfig.from_pretrained(self.name).vision_config.image_size)
 
     def original(self) -> nn.Module:
         """The image encoder as it was pretrained, in eval mode, with the zero-shot logits alone."""
-        whole = _transformers().CLIPModel.from_pretrained(self.name).eval()
-        images = _transformers().CLIPImageProcessor.from_pretrained(self.name)
+        whole = transformers("CLIP models").CLIPModel.from_pretrained(self.name).eval()
+        images = transformers("CLIP models").CLIPImageProcessor.from_pretrained(self.name)
         scale = float(whole.logit_scale.detach().exp())
         backbone = ZeroShot(whole.vision_model, whole.visual_projection, self._texts(whole), scale)
         return Prepared(backbone, self.pixels, images.image_mean, images.image_std).eval()
@@ -116,7 +117,7 @@ class Clip:
 
     def _texts(self, whole: Any) -> Tensor:
         """The normalised embeddings of the prompts."""
-        tokenizer = _transformers().CLIPTokenizer.from_pretrained(self.name)
+        tokenizer = transformers("CLIP models").CLIPTokenizer.from_pretrained(self.name)
         prompts = [self.template.format(label) for label in self.labels]
         found = []
         with torch.no_grad():
@@ -127,12 +128,3 @@ class Clip:
                                           attention_mask=batch["attention_mask"]).pooler_output
                 found.append(functional.normalize(whole.text_projection(pooled), dim=-1))
         return torch.cat(found)
-
-
-def _transformers() -> Any:
-    """transformers, or how to get it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError('CLIP comes with transformers: pip install "forgetting[hf]"') from error
-    return transformers

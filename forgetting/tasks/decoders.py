@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetting.tasks.examples import Examples
+from forgetting.tasks.hub import transformers
 from forgetting.tasks.task import TaskSequence
 
 
@@ -63,7 +64,7 @@ class Decoder:
 
     def vocabulary(self) -> int:
         """How many logits it has."""
-        return int(_transformers().AutoConfig.from_pretrained(**place(self.name)).vocab_size)
+        return int(transformers("language models").AutoConfig.from_pretrained(**place(self.name)).vocab_size)
 
     def windows(self, text: str, count: int) -> Examples:
         """The first so many windows of a text, one after the other, and the token that follows each.
@@ -98,12 +99,13 @@ def windows(tokenizer: Any, text: str, length: int, tokens: int) -> Tensor:
 
 def causal(name: str) -> nn.Module:
     """A causal language model in float32 and eval mode: a GGUF file, a folder or a hub name."""
-    return _transformers().AutoModelForCausalLM.from_pretrained(**place(name), dtype=torch.float32).eval()
+    loader = transformers("language models").AutoModelForCausalLM
+    return loader.from_pretrained(**place(name), dtype=torch.float32).eval()
 
 
 def tokenizer(name: str) -> Any:
     """Its tokenizer."""
-    return _transformers().AutoTokenizer.from_pretrained(**place(name))
+    return transformers("language models").AutoTokenizer.from_pretrained(**place(name))
 
 
 def place(name: str) -> dict[str, str]:
@@ -112,12 +114,3 @@ def place(name: str) -> dict[str, str]:
     if file.suffix == ".gguf":
         return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     return {"pretrained_model_name_or_path": name}
-
-
-def _transformers() -> Any:
-    """transformers, or how to get it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError('language models come with transformers: pip install "forgetting[hf]"') from error
-    return transformers

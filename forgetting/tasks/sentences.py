@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from forgetting.tasks.hub import transformers
 from forgetting.tasks.task import TaskSequence
 
 
@@ -90,7 +91,7 @@ class Encoder:
 
     def original(self) -> Nearest:
         """The encoder as it was pretrained, in eval mode, with the fixed sentences' logits alone."""
-        encoder = _transformers().AutoModel.from_pretrained(self.name)
+        encoder = transformers("sentence encoders").AutoModel.from_pretrained(self.name)
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # its output is not read
         model = Nearest(encoder, self._tokenizer().pad_token_id, self.temperature).eval()
@@ -110,13 +111,4 @@ class Encoder:
         return model
 
     def _tokenizer(self) -> Any:
-        return _transformers().AutoTokenizer.from_pretrained(self.name)
-
-
-def _transformers() -> Any:
-    """transformers, or how to get it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError('sentence encoders come with transformers: pip install "forgetting[hf]"') from error
-    return transformers
+        return transformers("sentence encoders").AutoTokenizer.from_pretrained(self.name)
