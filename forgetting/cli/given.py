@@ -95,6 +95,8 @@ def _of_images(_: str, given: Options) -> tuple[Classifier | Clip, DataSplit | N
         raise click.BadParameter("--classes names the folders of --source: give both")
     if given.network.startswith(CLIP):
         return _of_clip(given.network.removeprefix(CLIP), given)
+    if given.source is not None:
+        class_folders(given.source)  # refused before weights are fetched
     network = Classifier(given.network, given.weights or str(packaged(given.network) or HUB), given.pixels or PIXELS)
     if given.source is None:
         return network, None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
+from rich import filesize
 from rich.table import Table
 from torch import nn
 
@@ -45,7 +46,7 @@ def show(model: nn.Module, parameters: Sequence[str] | None, labels: str, data: 
     table.add_row("backward passes", "one a class, and position, of each batch" if labels == "exact" else "one a batch")
     names = {"model": "the model", "file": "the file, and the estimate while it is made"}
     for name, count in bytes_of(model, parameters).items():
-        table.add_row(names.get(name, f"kept while training: {name}"), f"{count / 1e9:.3g} GB")
+        table.add_row(names.get(name, f"kept while training: {name}"), filesize.decimal(count))
     if any(parameter.is_meta for parameter in model.parameters()):
         table.add_row("time, activations", "not known: the model is on the meta device")
     else:
