@@ -133,8 +133,10 @@ class Recovery:
     Args:
         name: ``"old norm statistics"``, ``"new norm statistics"`` or ``"head refitted"``.
         accuracy: after the repair, on the same examples; None where it was not measured.
-        gain: accuracy after the repair less without it, with its paired interval.
-        share: gain ÷ loss: 1 where all comes back; None where nothing was lost.
+        gain: accuracy after the repair less without it, with its paired interval. A refitted head answers among the
+            source's classes alone, so its gain counts from the most frequent label's share where that is higher: as
+            much is right without any feature.
+        share: of the loss, counted from there, that comes back: 1 for all; None where nothing was lost.
         reference: the same repair's accuracy on the OLD model, where that differs from leaving it alone.
         note: why it was not measured, or what to know of the figure.
 

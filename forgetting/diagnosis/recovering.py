@@ -53,7 +53,9 @@ def recoveries(seen: Observed, targets: Tensor, head: Repaired, seed: int) -> tu
     if head.answers is None:
         return (*found, Recovery(HEAD, None, None, None, note=head.note))
     reference = None if head.reference is None else int((head.reference == targets).sum()) / len(targets)
-    return (*found, _recovery(HEAD, head.answers == targets, right, seed, reference, head.note))
+    common = targets == targets.mode().values
+    start = max(right[AFTER], common, key=lambda rows: int(rows.sum()))
+    return (*found, _recovery(HEAD, head.answers == targets, {**right, AFTER: start}, seed, reference, head.note))
 
 
 def _recovery(name: str, repaired: Tensor, right: Mapping[str, Tensor], seed: int, reference: float | None = None,

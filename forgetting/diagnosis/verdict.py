@@ -90,9 +90,8 @@ def _proven(found: Comparison) -> list[Recovery]:
 
 def _rest(found: Comparison) -> str:
     """Where what does not come back was lost, if a refitted head could have shown it."""
-    loss = found.before.accuracy - found.after.accuracy
     weak = next((each.reference for each in found.recoveries if each.reference is not None
-                 and each.reference - found.after.accuracy < MOST * loss), None)
+                 and each.reference - _start(found, each) < MOST * (found.before.accuracy - _start(found, each))), None)
     if weak is None:
         return _features(found)
     return (f"whether the features changed cannot be told, as the old model's own head, refitted on so few examples, "
@@ -107,6 +106,13 @@ def _features(found: Comparison) -> str:
         return "the features themselves changed, so protect the weights or replay source data"
     return (f"the features themselves changed ({percent(largest.fisher / whole, 0)} of the drift in the Fisher norm "
             f"lies in {largest.name or 'the network itself'}), so protect the weights or replay source data")
+
+
+def _start(found: Comparison, each: Recovery) -> float:
+    """The accuracy that a repair's gain counts from."""
+    if each.accuracy is None or each.gain is None:
+        return found.after.accuracy
+    return each.accuracy - each.gain.estimate
 
 
 def _share(each: Recovery) -> float:
