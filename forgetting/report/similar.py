@@ -17,7 +17,7 @@ from forgetting.protocol import Method, Recipe, Result, Store
 from forgetting.protocol.measure import placed
 from forgetting.protocol.recipe import DTYPES, derive
 from forgetting.protocol.store import DamagedFile, files
-from forgetting.report.groups import BASELINE
+from forgetting.report.groups import BASELINE, experiments
 from forgetting.report.nearness import Pair, Similarities
 from forgetting.similarity import fisher_distance, measure
 from forgetting.tasks import Examples, TaskSequence
@@ -48,21 +48,29 @@ def similarities(store: Store) -> Similarities:
     reasons: dict[str, None] = {}
     runs = [result for result in store.results() if result.method == BASELINE and len(result.tasks) > 1]
     if not runs:
-        reasons["the store holds no plain fine-tuning of several tasks"] = None
-    for run in runs:
+        return Similarities((), ("the store holds no plain fine-tuning of several tasks",))
+    for about, run in _named(runs):
         try:
             figures = _kept(store, run)
         except (KeyError, ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
             reasons[f"{run.recipe['sequence']}, seed {run.seed}: {error.args[0] if error.args else error}"] = None
             continue
-        pairs += _pairs(run, figures)
+        pairs += _pairs(about, run, figures)
     return Similarities(tuple(pairs), tuple(reasons))
 
 
-def _pairs(run: Result, figures: Iterable[dict[str, float]]) -> Iterator[Pair]:
+def _named(runs: Iterable[Result]) -> Iterator[tuple[str, Result]]:
+    """Every run with words that it shares with its other seeds alone."""
+    for experiment in experiments(runs):
+        network = str(experiment.shared["network"])
+        title = experiment.title if f"network {network}" in experiment.title else f"{experiment.title}, {network}"
+        for group in experiment.groups:
+            for run in group.runs.values():
+                yield f"{title}{group.label.removeprefix(group.name)}", run
+
+
+def _pairs(about: str, run: Result, figures: Iterable[dict[str, float]]) -> Iterator[Pair]:
     """Each target's figures beside what its learning cost the source."""
-    scenario = run.recipe.get("scenario")
-    about = f"{run.recipe['sequence']}{f' ({scenario}-incremental)' if scenario else ''}, {run.recipe['network']}"
     for number, found in enumerate(figures, 2):
         lost = float(run.accuracy[number - 1, 0] - run.accuracy[number, 0])
         yield Pair(about, number, run.seed, found, lost)

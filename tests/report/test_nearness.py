@@ -100,3 +100,14 @@ def test_seeds_are_averaged():
     two = [Pair("a", 2, seed, {"mmd": value}, lost) for seed, value, lost in ((0, 0.1, 0.2), (1, 0.3, 0.4))]
     (mean,) = over_seeds(two)
     assert (mean.seed, mean.figures["mmd"], mean.lost) == (2, pytest.approx(0.2), pytest.approx(0.3))
+
+
+def test_recipes_that_differ_are_not_averaged_as_seeds(tmp_path):
+    recipes = [Recipe("digits-transfer", methods.get("finetune"), epochs=1, pretraining_epochs=1, rate=rate)
+               for rate in (0.001, 0.3)]
+    store = Store(tmp_path)
+    sweep(recipes, range(2), store=store)
+    means = over_seeds(report.similarities(store).pairs)
+    assert [pair.seed for pair in means] == [2, 2]
+    assert ["learning rate 0.001" in pair.sequence for pair in means] == [True, False]
+    assert means[0].lost < means[1].lost

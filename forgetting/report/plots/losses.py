@@ -29,7 +29,7 @@ _WORDS = {"old norm statistics": "old norm statistics put back", "new norm stati
 _PANELS: dict[str, tuple[str, str]] = {
     "relative": ("Weights", "‖Δθ‖ ÷ ‖θ‖ (%)"),
     "cka": ("Features", "CKA, 1: the same features"),
-    "fisher": ("Weights in the Fisher norm", "Σ F Δθ² (nats)"),
+    "fisher": ("Weights in the Fisher norm", "Σ F Δθ²"),
 }
 
 
