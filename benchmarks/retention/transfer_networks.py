@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -26,7 +27,7 @@ _IMAGES, _PASSES, _BATCH, _RATE = 10_000, 20, 64, 0.001  # of pretraining
 
 @dataclass(frozen=True)
 class Fresh:
-    """A classifier by name whose weights are drawn anew, each layer's as torch draws them.
+    """A classifier by name whose weights are drawn anew, each layer's as torch draws them (not as its paper does).
 
     Args:
         like: which architecture.
@@ -76,7 +77,7 @@ def pretrain(source: str, folder: Path) -> Path:
     if path.exists():
         return path
     train = tasks.mnist(0, validation=0.0).train
-    train = train.subset(keyed(0, "transfer source").permutation(len(train))[:_IMAGES])
+    train = train.subset(_order(len(train))[:_IMAGES])
     inputs, targets = train.inputs, train.targets
     if source == PERMUTED:
         order = torch.from_numpy(keyed(0, "transfer pixels").permutation(inputs[0].numel()))
@@ -88,6 +89,11 @@ def pretrain(source: str, folder: Path) -> Path:
     torch.save(model.get_submodule("body").state_dict(), path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
     return path
+
+
+def _order(images: int) -> np.ndarray:
+    """Which of MNIST's images :func:`pretrain` takes first; no target has them."""
+    return keyed(0, "transfer source").permutation(images)
 
 
 def _learned(inputs: torch.Tensor, targets: torch.Tensor) -> nn.Module:
@@ -112,6 +118,8 @@ def target(name: str, sizes: Sizes, network: Classifier | None) -> DataSplit:
     if network is None:
         whole = _READ[name](0, validation=0.0)
         learned = keyed(0, f"transfer {name} train").permutation(len(whole.train))
+        if name == "MNIST":
+            learned = learned[~np.isin(learned, _order(len(whole.train))[:_IMAGES])]
         tested = keyed(0, f"transfer {name} test").permutation(len(whole.test))[: sizes.test]
         cut = sizes.train + sizes.validation
         return DataSplit(whole.train.subset(learned[: sizes.train]), whole.train.subset(learned[sizes.train : cut]),

@@ -109,10 +109,10 @@ def more(estimate: Estimate) -> str:
 
 
 def needed(saved: Saved) -> str:
-    """Which share scratch needs."""
+    """How many labels scratch needs."""
     if saved.needed is None or saved.factor is None:
         return saved.reason or ""
-    return f"{100 * saved.needed:.3g} %, {saved.factor:.2g} times as many"
+    return f"{saved.needed:.0f}, {saved.factor:.2g} times as many"
 
 
 def taken(time: Time) -> str:

@@ -19,7 +19,7 @@ PANELS = 3
 
 
 def over_labels(study: Study) -> Figure:
-    """Test accuracy over the logarithm of the labels' share: a line an arm, Student's 95 % band (cut off at 0 and 1).
+    """Test accuracy over the logarithm of the labels' number: a line an arm, Student's 95 % band (cut off at 0 and 1).
 
     Args:
         study: what was measured. Draw and write it within ``forgetting.report.plots.look()``.
@@ -28,10 +28,11 @@ def over_labels(study: Study) -> Figure:
     """
     drawn, (axes,) = figure(6.4, 4.0)
     shares = study.shares
+    numbers = [_labels(study, share) for share in shares]
     for arm in LOOKS:
-        _line(axes, arm, shares, [accuracy(study.runs, arm, share) for share in shares])
+        _line(axes, arm, numbers, [accuracy(study.runs, arm, share) for share in shares])
     axes.set_xscale("log")
-    axes.set_xticks(shares, [f"{100 * share:g} %\n{_labels(study, share)}" for share in shares])
+    axes.set_xticks(numbers, [f"{100 * share:g} %\n{number}" for share, number in zip(shares, numbers, strict=True)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("share of the labels, and their number")
     axes.set_ylabel("test accuracy (%)")

@@ -56,7 +56,7 @@ class Difference(NamedTuple):
     def verdict(self) -> str:
         """In words: of a pretrained arm against scratch whether transfer pays; else which arm is better."""
         _, low, high, n = self.estimate
-        if low is None or high is None or low <= 0 <= high:
+        if low is None or high is None or low <= 0 <= high or low == high:  # equal by rounding tells of no spread
             return f"not decided at {n} seed{'' if n == 1 else 's'}"
         if self.other == SCRATCH:
             return "transfer pays" if low > 0 else "negative transfer"
@@ -67,24 +67,24 @@ class Saved(NamedTuple):
     """How many of the labels the other arm needs to be as accurate.
 
     Args:
-        share: at which the arm was measured.
-        needed: share at which the other's curve reaches that accuracy, interpolated on the logarithm; None where it
-            does not within the shares measured, or lies above it already at the smallest.
+        labels: that the arm had.
+        needed: how many let the other's curve reach that accuracy, interpolated on the logarithm; None where it does
+            not within the shares measured, or lies above it already at the smallest.
         reason: why there is none; None where there is one.
 
     Example:
-        >>> round(Saved(0.01, 0.05, None).factor)
+        >>> round(Saved(10, 50.0, None).factor)
         5
     """
 
-    share: float
+    labels: int
     needed: float | None
     reason: str | None
 
     @property
     def factor(self) -> float | None:
         """How many times as many labels the other arm needs; below 1, fewer."""
-        return None if self.needed is None else self.needed / self.share
+        return None if self.needed is None else self.needed / self.labels
 
 
 class Time(NamedTuple):
@@ -155,9 +155,9 @@ def difference(runs: Iterable[Run], share: float, arm: str = FINETUNE, other: st
 
 
 def labels_saved(runs: Iterable[Run], share: float, arm: str = FINETUNE, other: str = SCRATCH) -> Saved:
-    """The share of the labels at which the other arm is as accurate as this one is at ``share``, on means over seeds.
+    """How many labels make the other arm as accurate as this one is at ``share``, on means over seeds.
 
-    Between two shares measured, accuracy is taken as linear in the logarithm of the share.
+    Between two numbers measured, accuracy is taken as linear in their logarithm.
 
     Args:
         runs: all there are; the other arm at two shares or more.
@@ -171,9 +171,9 @@ def labels_saved(runs: Iterable[Run], share: float, arm: str = FINETUNE, other: 
 
     Example:
         >>> points = (("finetune", 0.01, 0.5), ("scratch", 0.01, 0.2), ("scratch", 0.1, 0.4), ("scratch", 1.0, 0.6))
-        >>> runs = [Run(arm, share, 9, 0, 0.1, value, ((0, 0.1),), 1.0) for arm, share, value in points]
-        >>> round(labels_saved(runs, 0.01).needed, 3)
-        0.316
+        >>> runs = [Run(arm, share, int(1000 * share), 0, 0.1, value, ((0, 0.1),), 1.0) for arm, share, value in points]
+        >>> round(labels_saved(runs, 0.01).needed)
+        316
     """
     runs = list(runs)
     level = accuracy(runs, arm, share).mean
@@ -181,12 +181,14 @@ def labels_saved(runs: Iterable[Run], share: float, arm: str = FINETUNE, other: 
     if len(shares) < 2:
         raise ValueError(f"labels saved take a curve: {other} was measured at {shares}, expected two shares or more")
     figures = [accuracy(runs, other, some).mean for some in shares]
+    own, *labels = (next(iter(_of(runs, name, some).values())).labels
+                    for name, some in ((arm, share), *((other, some) for some in shares)))
     if figures[0] > level:
-        return Saved(share, None, f"{other} is above it already at {100 * shares[0]:.3g} %, the least measured")
-    found = statistics.crossing(shares, figures, level).log10
+        return Saved(own, None, f"{other} is above it already at {100 * shares[0]:.3g} %, the least measured")
+    found = statistics.crossing(labels, figures, level).log10
     if found is None:
-        return Saved(share, None, f"not reached by {other} with {100 * shares[-1]:.3g} %")
-    return Saved(share, 10**found, None)
+        return Saved(own, None, f"not reached by {other} with {100 * shares[-1]:.3g} %")
+    return Saved(own, 10**found, None)
 
 
 def time_to(runs: Iterable[Run], level: float, arm: str, share: float) -> Time:
@@ -212,7 +214,7 @@ def time_to(runs: Iterable[Run], level: float, arm: str, share: float) -> Time:
     """
     found = list(_of(runs, arm, share).values())
     steps = [first(run.curve, level) for run in found]
-    seconds = [math.inf if step == math.inf else run.seconds * step / run.steps
+    seconds = [step and (math.inf if step == math.inf else run.seconds * step / run.steps)
                for run, step in zip(found, steps, strict=True)]
     return Time(_median(steps), _median(seconds), sum(map(math.isfinite, steps)), len(found))
 

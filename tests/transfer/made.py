@@ -6,9 +6,9 @@ from forgetting.tasks import DataSplit, Examples
 from forgetting.transfer import Run
 
 
-def run(arm, share, accuracy, seed=0, *, curve=((0, 0.1), (10, 0.5)), seconds=1.0):
+def run(arm, share, accuracy, seed=0, *, curve=((0, 0.1), (10, 0.5)), seconds=1.0, labels=None):
     """One run; its labels are the share of 1000."""
-    return Run(arm, share, round(1000 * share), seed, 0.1, accuracy, curve, seconds)
+    return Run(arm, share, labels or round(1000 * share), seed, 0.1, accuracy, curve, seconds)
 
 
 def runs(points):

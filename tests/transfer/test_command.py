@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.retention import transfer as command
+from benchmarks.retention import transfer_networks as networks
 from forgetting.tasks.sizes import Sizes
 from tests.retention.made import images
 
@@ -30,6 +31,7 @@ def invoked(tmp_path, monkeypatch):
 
 
 def test_an_mlp_from_images_to_file_and_again(invoked, tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "_IMAGES", 100)
     some = ("--weights", "permuted-mnist", "--target", "MNIST", "--chosen-at", "100")
     output = invoked(*some, "--record", "some")
     assert "not decided at 1 seed" in output

@@ -29,7 +29,7 @@ def test_accuracy_stands_over_the_logarithm_of_the_labels():
         (axes,) = figures.over_labels(study()).axes
     assert axes.get_xscale() == "log"
     found = {line.get_label(): line for line in axes.get_lines()}
-    assert list(found["scratch"].get_xdata()) == [0.01, 0.1, 0.3, 1.0]
+    assert list(found["scratch"].get_xdata()) == [10, 100, 300, 1000]
     assert found["scratch"].get_ydata()[-1] == pytest.approx(0.1 + 0.2 + 0.01)
     assert next(text.get_text() for text in axes.get_xticklabels()) == "1 %\n10"
     assert len(axes.collections) == len(ARMS)  # a band each

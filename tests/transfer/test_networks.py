@@ -7,6 +7,8 @@ from benchmarks.retention import transfer_networks as networks
 from forgetting import tasks
 from forgetting.tasks import DataSplit, Examples, Task, TaskSequence
 from forgetting.tasks.pretrained import NONE, Classifier
+from forgetting.tasks.sizes import Sizes
+from tests.retention.made import images
 
 
 def sequence(columns, shape=(1, 8, 8)):
@@ -57,3 +59,16 @@ def test_pretraining_learns_and_leaves_the_generator_alone():
     model = networks._learned(inputs, targets)
     assert torch.equal(torch.get_rng_state(), before)
     assert (model(inputs).argmax(1) == targets).double().mean() > 0.7
+
+
+def test_no_target_has_an_image_that_was_pretrained_on(tmp_path, monkeypatch):
+    images(monkeypatch, tmp_path)
+    monkeypatch.setattr(networks, "_IMAGES", 100)
+    seen = []
+    monkeypatch.setattr(networks, "_learned", lambda inputs, targets: seen.append(inputs) or tasks.network(
+        "mlp", sequence(10, tuple(inputs.shape[1:]))))
+    networks.pretrain("mnist", tmp_path / "weights")
+    found = networks.target("MNIST", Sizes(60, 10, 20), None)
+    own = {bytes(image.numpy()) for part in (found.train, found.validation) for image in part.inputs}
+    assert len(own) == 70
+    assert not own & {bytes(image.numpy()) for image in seen[0]}

@@ -12,7 +12,7 @@ from forgetting.transfer import Budget, Chosen, Study
 from tests.transfer.made import runs
 
 LESS = {("finetune", 0.1): [0.50, 0.51], ("scratch", 0.1): [0.60, 0.62], ("linear-probe", 0.1): [0.4, 0.9],
-        ("finetune", 1.0): [0.8, 0.8], ("scratch", 1.0): [0.9, 0.9], ("linear-probe", 1.0): [0.8, 0.8]}
+        ("finetune", 1.0): [0.8, 0.801], ("scratch", 1.0): [0.9, 0.9], ("linear-probe", 1.0): [0.8, 0.8]}
 
 
 def content():
@@ -58,7 +58,7 @@ def test_labels_are_in_brackets_where_nothing_is_decided():
         if (run["arm"], run["share"]) == ("finetune", 1.0):
             run["accuracy"] = 0.9 + 0.05 * (run["seed"] - 0.5)
     assert "| not decided at 2 seeds | " in page.accuracies(made).splitlines()[3]
-    assert page.accuracies(made).splitlines()[3].endswith("| (100 %, 1 times as many) |")
+    assert page.accuracies(made).splitlines()[3].endswith("| (1000, 1 times as many) |")
 
 
 def test_times_and_rates_are_shown():

@@ -38,7 +38,7 @@ def test_the_verdict_on_transfer_is_paired_by_seed(ours, verdict):
 
 
 @pytest.mark.parametrize(("ours", "verdict"),
-                         [([0.6, 0.7], "finetune is better"), ([0.4, 0.5], "linear-probe is better")])
+                         [([0.6, 0.71], "finetune is better"), ([0.4, 0.51], "linear-probe is better")])
 def test_against_the_probe_the_better_arm_is_named(ours, verdict):
     found = runs({("finetune", 1.0): ours, ("linear-probe", 1.0): [0.5, 0.6]})
     assert difference(found, 1.0, other="linear-probe").verdict == verdict
@@ -53,13 +53,13 @@ def test_pairs_need_the_same_seeds():
 def test_labels_saved_are_interpolated_on_the_logarithm():
     # 0.5 lies a quarter of the way from 0.4 at 10^-1 to 0.8 at 10^0.
     found = labels_saved(runs({("finetune", 0.01): [0.5], **CURVE}), 0.01)
-    assert found.needed == pytest.approx(10**-0.75)
+    assert found.needed == pytest.approx(1000 * 10**-0.75)
     assert found.factor == pytest.approx(10**1.25)
     assert found.reason is None
 
 
 def test_a_measured_share_is_met_exactly_and_fewer_labels_are_said():
-    assert labels_saved(runs({("finetune", 0.01): [0.4], **CURVE}), 0.01).needed == pytest.approx(0.1)
+    assert labels_saved(runs({("finetune", 0.01): [0.4], **CURVE}), 0.01).needed == pytest.approx(100)
     assert labels_saved(runs({("finetune", 1.0): [0.3], **CURVE}), 1.0).factor == pytest.approx(10**-1.5)
 
 
@@ -102,3 +102,20 @@ def test_half_reaching_is_not_reaching(count):
 def test_what_was_not_measured_is_not_read():
     with pytest.raises(ValueError, match="no run of 'finetune' with a share of 0.5"):
         accuracy([run("scratch", 0.5, 0.1)], "finetune", 0.5)
+
+
+def test_labels_are_counted_where_a_share_keeps_more_than_its_name_says():
+    """Of 10 classes with 30 examples 1 % keeps one a class, 10 labels; 10 % keeps 30, not 10 times as many."""
+    found = [run("finetune", 0.01, 0.5, labels=10), run("scratch", 0.01, 0.2, labels=10),
+             run("scratch", 0.1, 0.5, labels=30), run("scratch", 1.0, 0.8, labels=300)]
+    assert labels_saved(found, 0.01).factor == pytest.approx(3)
+
+
+def test_differences_that_are_equal_by_rounding_decide_nothing():
+    found = runs({("finetune", 0.1): [0.505, 0.505], ("scratch", 0.1): [0.5, 0.5]})
+    assert difference(found, 0.1).verdict == "not decided at 2 seeds"
+
+
+def test_a_level_that_is_there_at_the_start_takes_no_time():
+    time = time_to([run("scratch", 1.0, 0.5, curve=((0, 0.5),))], 0.4, "scratch", 1.0)
+    assert (time.steps, time.seconds) == (0, 0)
