@@ -41,7 +41,8 @@ def corrupted(examples: Examples, kind: str, severity: int = 3, *, seed: int = 0
 
     **Reference**: Hendrycks & Dietterich 2019, arXiv 1903.12261, section 3.1; the values are their code's for ImageNet.
     **Differs**: four of their kinds; the blur is theirs at 224 pixels and shrinks with the image, up to three
-    deviations each way, its integral over each pixel; averaged by area, where theirs takes Pillow's box; stored as they
+    deviations each way, its integral over each pixel, so that small images at small severities hardly change (at 32
+    pixels severity 1 changes none); averaged by area, where theirs takes Pillow's box; stored as they
     are, not as JPEG.
 
     Example:

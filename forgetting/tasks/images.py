@@ -66,7 +66,7 @@ def image_sequence(network: Classifier | Clip, sizes: Sizes, *, source: DataSpli
     known = Task.of(f"source ({about})", given, range(columns))
     name = f"{network.name.rpartition('/')[2]}-{shift}"
     if shift != "targets":
-        moved = (Task.of(label, given.map(change), range(columns)) for label, change in _CHANGES[shift].items())
+        moved = (Task.of(label, change(given), range(columns)) for label, change in _CHANGES[shift].items())
         return TaskSequence(name, (known, *moved), "domain", columns, pretrained=True)
     found = [known]
     for place, target in enumerate(targets):
@@ -77,15 +77,17 @@ def image_sequence(network: Classifier | Clip, sizes: Sizes, *, source: DataSpli
     return TaskSequence(name, tuple(found), "task", columns + 10 * len(targets), pretrained=True)
 
 
-def _turned(part: Examples) -> Examples:
-    return part.viewed(Rotation(90))
+def _turned(parts: DataSplit) -> DataSplit:
+    return parts.map(methodcaller("viewed", Rotation(90)))
 
 
-def _worsened(kind: str) -> Callable[[Examples], Examples]:
-    return lambda part: corrupted(part, kind, SEVERITY)
+def _worsened(kind: str) -> Callable[[DataSplit], DataSplit]:
+    """Each part with noise of its own."""
+    return lambda parts: DataSplit(*(corrupted(part, kind, SEVERITY, seed=number) for number, part in
+                                     enumerate((parts.train, parts.validation, parts.test))))
 
 
-_CHANGES: dict[str, dict[str, Callable[[Examples], Examples]]] = {
+_CHANGES: dict[str, dict[str, Callable[[DataSplit], DataSplit]]] = {
     "rotation": {"source turned by 90°": _turned},
     "corruption": {f"source under {kind}": _worsened(kind) for kind in KINDS},
 }

@@ -78,7 +78,9 @@ def test_a_corruption_asks_for_the_answers_to_the_clean_image(data):
     assert [task.name for task in worse] == [f"source under {kind}" for kind in images.KINDS]
     for task, kind in zip(worse, images.KINDS, strict=True):
         assert torch.equal(clean.test.targets, task.test.targets)
-        assert torch.equal(images.corrupted(clean.test, kind, images.SEVERITY).inputs, task.test.inputs)
+        parts = zip((clean.train, clean.validation, clean.test), (task.train, task.validation, task.test), strict=True)
+        for seed, (part, changed) in enumerate(parts):  # no two parts share their noise
+            assert torch.equal(images.corrupted(part, kind, images.SEVERITY, seed=seed).inputs, changed.inputs)
         assert not torch.equal(clean.test.inputs, task.test.inputs)
     again = image_sequence(NETWORK, FEW, shift="corruption")
     assert again.fingerprint() == sequence.fingerprint()
