@@ -108,7 +108,8 @@ def estimate(
         with users_code(model, data):
             built = result(model, "a torch.nn.Module", lambda value: isinstance(value, nn.Module))
             if dry_run:
-                price.show(built, parameters or None, labels, lambda: result(data, "an iterable of batches", iterable),
+                plan = price.Plan(curvature, labels, examples, early=precision is not None)
+                price.show(built, parameters or None, plan, lambda: result(data, "an iterable of batches", iterable),
                            lambda batches: estimates.anchored(built.to(place), batches, **options))
                 return
             batches = result(data, "an iterable of batches", iterable)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 from rich import filesize
@@ -12,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from forgetting.cli.console import console
+from forgetting.fisher.batches import count
 from forgetting.parameters import named
 from forgetting.regularizers import EWC
 
@@ -36,25 +39,47 @@ def bytes_of(model: nn.Module, parameters: Sequence[str] | None = None) -> dict[
     return found
 
 
-def show(model: nn.Module, parameters: Sequence[str] | None, labels: str, data: Callable[[], Iterable[Any]],
+@dataclass(frozen=True)
+class Plan:
+    """What will be estimated.
+
+    Args:
+        curvature: ``"diagonal"`` or ``"kronecker"``.
+        labels: whose.
+        examples: how many; None for all.
+        early: whether it may stop before them.
+    """
+
+    curvature: str
+    labels: str
+    examples: int | None
+    early: bool
+
+
+def show(model: nn.Module, parameters: Sequence[str] | None, plan: Plan, data: Callable[[], Iterable[Any]],
          estimate: Callable[[Iterable[Any]], object]) -> None:
     """Print them, and the time that the first batch took times the number of batches."""
     covered = named(model, parameters)
     weights = sum(value.numel() for value in covered.values())
     table = Table.grid(padding=(0, 2))
     table.add_row("parameters", f"{len(covered)}, {weights:,} weights")
-    table.add_row("backward passes", "one a class, and position, of each batch" if labels == "exact" else "one a batch")
+    passes = "one a class, and position, of each batch" if plan.labels == "exact" else "one a batch"
+    table.add_row("backward passes", passes)
     names = {"model": "the model", "file": "the file, and the estimate while it is made"}
-    for name, count in bytes_of(model, parameters).items():
-        table.add_row(names.get(name, f"kept while training: {name}"), filesize.decimal(count))
+    for name, size in bytes_of(model, parameters).items():
+        if name == "model" or plan.curvature == "diagonal":
+            table.add_row(names.get(name, f"kept while training: {name}"), filesize.decimal(size))
+    if plan.curvature != "diagonal":
+        table.add_row("the file, kept while training",
+                      "not known: factors take inputs² + outputs² of each layer, in float32 at least")
     if any(parameter.is_meta for parameter in model.parameters()):
         table.add_row("time, activations", "not known: the model is on the meta device")
     else:
-        table.add_row("time", _timed(data(), estimate))
+        table.add_row("time", _timed(data(), estimate, plan))
     console.print(table)
 
 
-def _timed(batches: Iterable[Any], estimate: Callable[[Iterable[Any]], object]) -> str:
+def _timed(batches: Iterable[Any], estimate: Callable[[Iterable[Any]], object], plan: Plan) -> str:
     """The seconds of the whole, from the second of two batches: the first also looks for the closed forms."""
     two = list(itertools.islice(iter(batches), 2))
     seconds = 0.0
@@ -63,7 +88,11 @@ def _timed(batches: Iterable[Any], estimate: Callable[[Iterable[Any]], object]) 
         estimate([batch])
         seconds = time.perf_counter() - began
     if not two:
-        return "not known: there are no batches"
-    if not isinstance(batches, Sized):
+        raise ValueError("the data holds no batch, so there is nothing to estimate from")
+    needed = math.inf if plan.examples is None else math.ceil(plan.examples / count(two[0]))
+    held = len(batches) if isinstance(batches, Sized) else math.inf
+    if min(needed, held) == math.inf:
         return f"{seconds:.3g} s a batch; how many there are is not known"
-    return f"about {seconds * len(batches):.3g} s: {len(batches)} batches of {seconds:.3g} s"
+    number = int(min(needed, held))
+    about = "at most" if plan.early else "about"
+    return f"{about} {seconds * number:.3g} s: {number} batch{'es' * (number > 1)} of {seconds:.3g} s"

@@ -1,5 +1,7 @@
 """What ``forgetting fisher --dry-run`` foretells, against what is then taken."""
 
+import re
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -69,3 +71,24 @@ def test_a_real_model_is_timed_and_nothing_is_written(code, tmp_path):
     assert found.exit_code == 0, found.output
     assert "5 batches of" in found.output
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--examples", "10"), "about {}: 2 batches of"),
+    (("--examples", "4"), "about {}: 1 batch of"),
+    (("--precision", "0.1"), "at most {}: 5 batches of"),
+    (("--curvature", "kronecker"), "not known: factors take"),
+])
+def test_what_was_asked_for_is_priced(code, tmp_path, options, words):
+    found = CliRunner().invoke(main, ["fisher", f"{code}:build", f"{code}:loader", "-o", str(tmp_path / "it"),
+                                      "--dry-run", *options])
+    assert found.exit_code == 0, found.output
+    assert re.search(words.format("[^ ]+ s"), " ".join(found.output.split()))
+
+
+def test_without_batches_there_is_no_price(code, tmp_path):
+    code.write_text(MODEL + "def empty():\n    return []\n")
+    found = CliRunner().invoke(main, ["fisher", f"{code}:build", f"{code}:empty", "-o", str(tmp_path / "it"),
+                                      "--dry-run"])
+    assert found.exit_code == 1
+    assert "no batch" in str(found.output) + str(found.exception)
