@@ -1,4 +1,4 @@
-"""What is tried for a pretrained model: rates for plain fine-tuning, as many settings for every method."""
+"""What is tried for a pretrained model: four rates for plain fine-tuning, five settings for every method."""
 
 from __future__ import annotations
 

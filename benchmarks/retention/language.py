@@ -12,8 +12,10 @@ import importlib.metadata
 import itertools
 import json
 import math
+import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def figures(model: nn.Module, kept: forgetting.KL, tests: dict[str, Tensor]) -> 
 
 
 @contextlib.contextmanager
-def held(method: str, model: nn.Module, importance: Anchored | None, strength: float,
+def held(method: str, model: nn.Module, importance: Path | None, strength: float,
          inputs: Tensor) -> Iterator[forgetting.regularizers.Regularizer | None]:
     """The method's hold on the model while it learns: a penalty, frozen parameters, or an average at the end."""
     if method == "freeze":
@@ -83,14 +85,12 @@ def held(method: str, model: nn.Module, importance: Anchored | None, strength: f
     elif method == "wise-ft":
         before = {name: value.detach().clone() for name, value in model.state_dict().items()}
         yield None
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                value.lerp_(before[name], 1 - strength)
+        model.load_state_dict(forgetting.interpolate(before, model.state_dict(), strength))
     else:
         made = {"l2sp": forgetting.L2SP, "ewc": forgetting.EWC, "kl": forgetting.KL}
         penalty = made[method](strength) if method in made else None
         if penalty is not None:
-            penalty.consolidate(model, **({"curvature": importance} if method == "ewc" else {}))
+            penalty.consolidate(model, **({"curvature": Anchored.load(importance)} if method == "ewc" else {}))
         yield penalty
 
 
@@ -138,25 +138,21 @@ def main(network: str | None, methods: str, strengths: tuple[str, ...], seeds: i
     if strange := [name for name in listed if name not in METHODS]:
         raise click.BadParameter(f"--methods {', '.join(strange)}: known are {', '.join(METHODS)}")
     network = network or str(packaged(SMOLLM2) or SMOLLM2)
-    model, tokenizer = loaded(network)
-    model.to(device)
-    learned, tests = texts(tokenizer, length, tested, device)
+    about = {"network": Path(network).name, "length": length, "tested": tested, **training}
+    common: dict[str, Any] = {"network": network, "length": length, "tested": tested, "device": device}
     out.mkdir(parents=True, exist_ok=True)
-    importance, took = None, 0.0
-    if "ewc" in listed:
-        importance, took = consolidated(model, tokenizer, length, tokens, device, out / f"fisher-{tokens}.safetensors")
-    before, original, runs = {name: value.clone() for name, value in model.state_dict().items()}, None, []
+    importance, original, runs = out / f"fisher-{tokens}.safetensors", None, []
     for seed, method in itertools.product(range(seeds), listed):
         strength = 0.0 if method == "finetune" else float(given[method])
-        settings = {"method": method, "strength": strength, "network": Path(network).name, "length": length,
-                    "consolidated": tokens if method == "ewc" else 0, "tested": tested, "seed": seed, **training}
+        settings = {**about, "method": method, "strength": strength, "seed": seed,
+                    "consolidated": tokens if method == "ewc" else 0}
         file = out / f"{method}-{strength:g}-{seed}.json"
         run = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
         if run is None:
-            model.load_state_dict(before)
-            original = original or figures(model, forgetting.KL(0.0), tests)
-            run = one(model, method, importance, strength, seed, learned, tests, training)
-            run = {"settings": settings, "before": original, **run, "seconds_consolidation": took * (method == "ewc")}
+            original = original or alone(first, **common)
+            took = consolidated(importance, tokens, network, length, device) if method == "ewc" else None
+            run = alone(one, method=method, importance=importance, strength=strength, seed=seed, **common, **training)
+            run = {"settings": settings, "before": original, **run, "consolidation": took}
             written(file, run)
         elif run["settings"] != settings:
             raise click.ClickException(f"{file} was made with other settings; take another --out")
@@ -164,6 +160,17 @@ def main(network: str | None, methods: str, strengths: tuple[str, ...], seeds: i
     if together is not None:
         written(together, {"runs": runs})
     show(runs)
+
+
+def alone(work: Callable[..., Any], **given: Any) -> Any:
+    """What a function answers in a process of its own, so that the peak of memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, **given).result()
+
+
+def peak(device: str) -> int:
+    """Bytes that this process held when it held most: on the GPU, or in all."""
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else largest_resident_set()
 
 
 def texts(tokenizer: Any, length: int, tested: int, device: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -185,35 +192,52 @@ def show(runs: list[dict[str, Any]]) -> None:
         shown = (f"{found['source']:.2f}", f"{found['target']:.2f}", f"{found['divergence']:.3f}")
         table.add_row(method, seed, *shown, *costs)
     console.print("perplexities on held-out text; KL in nats a token of held-out Shakespeare", table, sep="\n")
+    took = next((run["consolidation"] for run in runs if run["consolidation"] is not None), None)
+    if took is not None:
+        console.print(f"EWC's Fisher: {took['seconds']:.0f} s, peak {took['peak_bytes'] / 1e9:.1f} GB")
 
 
-def consolidated(model: nn.Module, tokenizer: Any, length: int, tokens: int, device: str,
-                 file: Path) -> tuple[Anchored, float]:
-    """The Fisher with sampled labels over WikiText-2's validation part, from its file where there is one; seconds."""
-    took = file.with_suffix(".seconds")
-    if not file.exists():
-        began = time.perf_counter()
-        cut = windows(tokenizer, read("wikitext2/valid.txt"), length, tokens)
-        batches = [{"input_ids": each.to(device), "labels": each.to(device)} for each in cut.split(4)]
-        found = fisher.anchored(model, batches, labels="sampled", likelihood=fisher.CausalLanguageModel())
-        took.write_text(str(time.perf_counter() - began))
-        found.save(file)
-    return Anchored.load(file), float(took.read_text()) if took.exists() else math.nan
+def first(network: str, length: int, tested: int, device: str) -> dict[str, float]:
+    """The figures of the model as it is."""
+    model, tokenizer = loaded(network)
+    return figures(model.to(device), forgetting.KL(0.0), texts(tokenizer, length, tested, device)[1])
 
 
-def one(model: nn.Module, method: str, importance: Anchored | None, strength: float, seed: int, learned: Tensor,
-        tests: dict[str, Tensor], training: dict[str, Any]) -> dict[str, Any]:
-    """One run: figures afterwards, seconds of training, peak memory of the process or the GPU."""
-    kept = forgetting.KL(1.0)
-    kept.consolidate(model)
+def consolidated(file: Path, tokens: int, network: str, length: int, device: str) -> dict[str, float]:
+    """Seconds and peak memory of the Fisher, which is made where its file is missing."""
+    costs = file.with_suffix(".costs")
+    if not (file.exists() and costs.exists()):
+        found = alone(importance_of, file=file, tokens=tokens, network=network, length=length, device=device)
+        written(costs, found)
+    return json.loads(costs.read_text(encoding="utf-8"))
+
+
+def importance_of(file: Path, tokens: int, network: str, length: int, device: str) -> dict[str, float]:
+    """The Fisher with sampled labels over WikiText-2's validation part, into its file."""
+    model, tokenizer = loaded(network)
+    model.to(device)
+    cut = windows(tokenizer, read("wikitext2/valid.txt"), length, tokens)
+    batches = [{"input_ids": each.to(device), "labels": each.to(device)} for each in cut.split(4)]
+    began = time.perf_counter()
+    fisher.anchored(model, batches, labels="sampled", likelihood=fisher.CausalLanguageModel()).save(file)
+    return {"seconds": time.perf_counter() - began, "peak_bytes": peak(device)}
+
+
+def one(network: str, method: str, importance: Path, strength: float, seed: int, length: int, tested: int, device: str,
+        **training: Any) -> dict[str, Any]:
+    """One run: seconds and peak memory of loading and training, and the figures afterwards."""
+    model, tokenizer = loaded(network)
+    model.to(device)
+    learned, tests = texts(tokenizer, length, tested, device)
     began = time.perf_counter()
     with held(method, model, importance, strength, learned[:1]) as penalty:
         learn(model, penalty, learned, seed=seed, **training)
-    found: dict[str, Any] = {"seconds": time.perf_counter() - began, "after": figures(model, kept, tests)}
-    on_gpu = learned.device.type == "cuda"
-    found["peak_bytes"] = torch.cuda.max_memory_allocated() if on_gpu else largest_resident_set()
-    found["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    return found
+    found: dict[str, Any] = {"seconds": time.perf_counter() - began, "peak_bytes": peak(device)}
+    del penalty
+    kept = forgetting.KL(1.0)
+    kept.consolidate(loaded(network)[0].to(device))  # the model as it was, which training did without
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    return {**found, "after": figures(model, kept, tests), "versions": versions}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from scipy import stats
 
 from benchmarks import pages
 from benchmarks.retention.record import RESULTS
+from forgetting.protocol import statistics
 
 STUDIES = {"vision": "efficientnet-lite0-targets-cpu", "text": "minilm-targets-cpu"}
-HEADS = ("method", "source at the end", "more than fine-tuning", "adaptation", "average accuracy", "time")
+HEADS = ("method", "source at the end", "more than fine-tuning", "p after Holm", "adaptation", "average accuracy",
+         "time")
 LEVEL = 0.95
 
 
@@ -32,14 +35,23 @@ def methods(kind: str) -> str:
                   key=lambda row: (not row["name"].startswith("finetune"), -row["source_after"]["mean"]))
     plain = next(row for row in rows if row["name"] == "finetune")
     lines = [line(HEADS), "|---" * len(HEADS) + "|"]
+    corrected = statistics.holm({row["name"]: p_value(row["paired"]["retention"]) for row in rows if row["paired"]})
     for row in rows:
         paired = row["paired"] and row["paired"]["retention"]
         more = "–" if not paired else f"{points(paired['difference'])} ({between(paired['interval'], points)})"
-        lines.append(line((name(row), figure(row["source_after"]), more, figure(row["adaptation"]),
+        told = f"{corrected[row['name']]:.2g}" if paired else "–"
+        lines.append(line((name(row), figure(row["source_after"]), more, told, figure(row["adaptation"], most=math.inf),
                            figure(row["average_accuracy"]),
                            f"{row['seconds']['mean'] / plain['seconds']['mean']:.1f} ×")))
     lines += ["", *lost(rows), f"Made by {environment(found)}"]
     return "\n".join(lines) + "\n"
+
+
+def p_value(paired: Mapping[str, Any]) -> float:
+    """Of Student's paired test, as from its interval."""
+    difference, (low, high), n = paired["difference"], paired["interval"], paired["n"]
+    error = (high - low) / 2 / stats.t.ppf((1 + LEVEL) / 2, n - 1)
+    return float(2 * stats.t.sf(abs(difference) / error, n - 1))
 
 
 def lost(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -57,13 +69,15 @@ def language() -> str:
     if not file.exists():
         return ""
     runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    heads = ("method", "WikiText-2", "Shakespeare", "KL from before", "training, s", "consolidation, s", "peak memory")
-    rows = [("as it was", runs[0]["before"], "–", "–", "–")]
+    heads = ("method", "WikiText-2", "Shakespeare", "KL from before", "training, s", "peak memory", "consolidation, s",
+             "peak memory")
+    rows = [("as it was", runs[0]["before"], "–", "–", "–", "–")]
     for run in runs:
-        about, took = run["settings"], run["seconds_consolidation"]
+        about, took = run["settings"], run["consolidation"]
         shown = f" (strength {about['strength']:g})" if about["strength"] else ""
         rows.append((f"{about['method']}{shown}, seed {about['seed']}", run["after"], f"{run['seconds']:.0f}",
-                     f"{took:.0f}" if took else "–", f"{run['peak_bytes'] / 1e9:.1f} GB"))
+                     f"{run['peak_bytes'] / 1e9:.1f} GB", *(("–", "–") if took is None else (
+                         f"{took['seconds']:.0f}", f"{took['peak_bytes'] / 1e9:.1f} GB"))))
     lines = [line(heads), "|---" * len(heads) + "|"]
     lines += [line((named, f"{found['source']:.2f}", f"{found['target']:.2f}", f"{found['divergence']:.3f}", *costs))
               for named, found, *costs in rows]
@@ -114,15 +128,15 @@ def name(row: Mapping[str, Any]) -> str:
     return f"[{row['name']}](methods/{linked}.md)"
 
 
-def figure(summary: Mapping[str, Any] | None) -> str:
-    """Mean and Student's 95 % interval, in %."""
+def figure(summary: Mapping[str, Any] | None, most: float = 1.0) -> str:
+    """Mean and Student's 95 % interval, in %, cut off at 0 and at the most that there can be."""
     if summary is None:
         return "–"
     if not summary["sem"]:
         return f"{100 * summary['mean']:.1f}"
     half = stats.t.ppf((1 + LEVEL) / 2, summary["n"] - 1) * summary["sem"]
     ends = (summary["mean"] - half, summary["mean"] + half)
-    return f"{100 * summary['mean']:.1f} ({between(ends, lambda end: f'{100 * min(max(end, 0), 9):.1f}')})"
+    return f"{100 * summary['mean']:.1f} ({between(ends, lambda end: f'{100 * min(max(end, 0), most):.1f}')})"
 
 
 def between(ends: Sequence[float], shown: Callable[[float], str]) -> str:

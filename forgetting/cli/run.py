@@ -74,6 +74,9 @@ def run_(
         results, diverged = _all_runs(recipes, learned, seeds, Store(out), use_wandb, workers, diagnose)
     if results:
         console.print(report.table(results))
+        if diagnose and (without := sum(result.diagnosis is None for result in results)):
+            console.print(f"{without} of {len(results)} runs hold no diagnosis: one that was finished before stays as "
+                          "it is, and is diagnosed in a new --out")
         console.print(f"a page with plots: [bold]forgetting report {out}[/bold]")
         if json_file:
             _write_json(json_file, results)

@@ -162,5 +162,6 @@ class Diagonal(Curvature, Mapping[str, Tensor]):
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); save the matrix again") from error
         if about.get("format") != _FORMAT:
-            raise ValueError(f"{path} has the format {about.get('format')!r}, expected {_FORMAT!r} (Diagonal.save)")
+            raise ValueError(f"{path} has the format {about.get('format')!r}, expected {_FORMAT!r} (Diagonal.save); "
+                             "what `forgetting fisher` writes is read by Anchored.load of forgetting.curvature")
         return cls(values, **json.loads(about["about"]))

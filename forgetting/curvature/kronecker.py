@@ -205,7 +205,8 @@ class Kronecker(Curvature):
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); save the matrix again") from error
         if about.get("format") != _FORMAT:
-            raise ValueError(f"{path} has the format {about.get('format')!r}, expected {_FORMAT!r} (Kronecker.save)")
+            raise ValueError(f"{path} has the format {about.get('format')!r}, expected {_FORMAT!r} (Kronecker.save); "
+                             "what `forgetting fisher` writes is read by Anchored.load of forgetting.curvature")
         state = json.loads(about["about"])
         for weight, plain in state["blocks"].items():
             plain |= {key: tensors[f"{weight}/{key}"] for key in plain.pop("tensors")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -70,6 +71,16 @@ class Regularizer(ABC):
     listens: ClassVar[bool] = True
     version: ClassVar[int] = 1
     _strength: float
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        signature = inspect.signature(cls.penalty)
+        try:
+            signature.bind_partial(None, None, None, None)
+        except TypeError:
+            raise TypeError(f"{cls.__name__}.penalty takes {signature}, expected (self, model, inputs=None, "
+                            "outputs=None): a training loop calls it with the batch's inputs and the model's outputs"
+                            ) from None
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

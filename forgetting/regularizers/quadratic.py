@@ -245,7 +245,11 @@ class QuadraticRegularizer(Regularizer):
         if data is None and self.needs_data:
             raise ValueError(f"consolidate needs data= (batches of the task just learned) or curvature= (a matrix "
                              f"computed earlier) to tell which weights matter to {type(self).__name__}")
-        return self.estimate(model, data, outputs)
+        found = self.estimate(model, data, outputs)
+        if not isinstance(found, Curvature):
+            raise TypeError(f"{type(self).__name__}.estimate returned a {type(found).__name__}, expected a matrix of "
+                            "forgetting.curvature, such as Diagonal({name: tensor})")
+        return found
 
     def _remembered(self, model: nn.Module) -> tuple[Consolidated, Parameters] | None:
         """What is remembered, moved to where the model lives, and the weights that it covers."""

@@ -32,3 +32,12 @@ def test_only_where_the_models_are(tmp_path: Path, more: list[str]) -> None:
     refused = CliRunner().invoke(main, [*RUN, str(tmp_path), *more])
     assert refused.exit_code == 2
     assert "--diagnose" in refused.output
+
+
+def test_runs_that_stay_without_a_diagnosis_are_counted(tmp_path: Path) -> None:
+    plain = CliRunner().invoke(main, [*[word for word in RUN if word != "--diagnose"], str(tmp_path)])
+    assert plain.exit_code == 0, plain.output
+    assert "no diagnosis" not in plain.output
+    again = CliRunner().invoke(main, [*RUN, str(tmp_path)])
+    assert again.exit_code == 0, again.output
+    assert "1 of 1 runs hold no diagnosis" in " ".join(again.output.split())

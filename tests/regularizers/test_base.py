@@ -9,7 +9,7 @@ from torch import nn
 from forgetting import fisher
 from forgetting.curvature import Diagonal
 from forgetting.parameters import named, snapshot
-from forgetting.regularizers import EWC, Regularizer
+from forgetting.regularizers import EWC, QuadraticRegularizer, Regularizer
 
 
 class Mine(Regularizer):
@@ -103,3 +103,22 @@ def test_an_unknown_mode_gets_the_nearest():
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(TypeError, match=r"takes a torch.optim.Optimizer, not a Linear"):
         EWC(1.0).attach(nn.Linear(1, 1), nn.Linear(1, 1), mode="gradient")
+
+
+def test_a_penalty_that_no_loop_can_call_is_refused_where_it_is_written():
+    with pytest.raises(TypeError, match=r"Own.penalty takes \(self, model\).*expected \(self, model, inputs=None"):
+        class Own(Regularizer):
+            def consolidate(self, model, data=None, *, outputs=None, curvature=None):
+                pass
+
+            def penalty(self, model):
+                return self.zero(model)
+
+
+def test_an_estimate_that_is_no_matrix_is_named():
+    class Own(QuadraticRegularizer):
+        def estimate(self, model, data=None, outputs=None):
+            return {"weight": torch.ones(1, 2)}
+
+    with pytest.raises(TypeError, match="Own.estimate returned a dict, expected a matrix of forgetting.curvature"):
+        Own(1.0).consolidate(nn.Linear(2, 1), [(torch.ones(1, 2), torch.ones(1, 1))])

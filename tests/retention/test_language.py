@@ -86,6 +86,23 @@ def test_the_average_lies_between_both_models():
     torch.testing.assert_close(model.weight, before + 1)
 
 
+def test_weights_that_are_tied_are_averaged_once(folder):
+    """A tied head and embedding stand twice in a state, with the same memory."""
+    model, _ = language.loaded(str(folder))
+    assert model.transformer.wte.weight is model.lm_head.weight
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with language.held("wise-ft", model, None, 0.25, torch.zeros(1, 8).long()), torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 4
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name] + 1, msg=name)
+
+
+def test_a_run_has_a_peak_of_memory_of_its_own():
+    held = torch.ones(2**27)  # half a gigabyte, which a process of its own has not
+    assert language.alone(language.peak, device="cpu") < language.peak("cpu") - held.nbytes / 2
+
+
 def test_bad_input_is_named(folder, data, tmp_path):
     assert "known are finetune" in go(folder, tmp_path / "a", "--methods", "ewd").output
     assert go(folder, tmp_path / "b", "--methods", "finetune").exit_code == 0

@@ -9,7 +9,7 @@ SUMMARY = {"mean": 0.5, "sem": 0.01, "n": 3}
 
 
 def row(name, **changes):
-    paired = {"retention": {"difference": 0.4, "interval": [0.3, 0.5]}} if name != "finetune" else None
+    paired = {"retention": {"difference": 0.4, "interval": [0.3, 0.5], "n": 3}} if name != "finetune" else None
     return {"name": name, "source_before": {"mean": 1.0, "sem": 0.0, "n": 3}, "source_after": SUMMARY, "paired": paired,
             "adaptation": None, "average_accuracy": SUMMARY, "seconds": SUMMARY, **changes}
 
@@ -40,7 +40,7 @@ def test_methods_are_shown_with_intervals(tmp_path, monkeypatch):
     lines = page.methods("vision").splitlines()
     assert [line.split("]")[0] for line in lines[2:5]] == ["| [finetune", "| [finetune-moving", "| [ewc"]
     assert "| 50.0 (45.7 to 54.3) |" in lines[2]  # Student's t at 2 degrees of freedom: 4.303 · 0.01
-    assert "| 90.0 | +40.0 (+30.0 to +50.0) | – |" in lines[4]
+    assert "| 90.0 | +40.0 (+30.0 to +50.0) | 0.0034 | – |" in lines[4]
     assert "norm statistics still: the source falls by 50.0 points, from 100.0 to 50.0 % (3 seeds)" in "\n".join(lines)
     assert "2 runs of 15 s on average" in lines[-1]
 
