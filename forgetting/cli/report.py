@@ -44,7 +44,7 @@ def report_(directory: Path, out: Path | None, similarity: bool) -> None:
     What was lost of the source, and where, it says of runs that were made with --diagnose. --similarity keeps its
     figures in DIRECTORY and does not measure twice.
     """
-    store = Store(directory)
+    store = Store(directory, create=False)
     results = store.results()
     if not results:
         raise click.ClickException(f"{directory} holds no finished run; make some with: forgetting run … --out DIR")

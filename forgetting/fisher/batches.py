@@ -108,6 +108,8 @@ def _check_data(data: Any) -> None:
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise TypeError(f"data is a {type(data).__name__}, which holds single examples: wrap it in a "
                         "torch.utils.data.DataLoader, which makes batches of them")
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        raise TypeError("data is a pair of tensors, which looks like a single batch: put it in a list")
     if isinstance(data, (Mapping, str)) or not isinstance(data, Iterable):
         raise TypeError(f"data must be an iterable of batches, got a {type(data).__name__}: a single batch goes in a "
                         "list, a matrix that was estimated earlier in consolidate(model, curvature=…)")

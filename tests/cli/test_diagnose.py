@@ -41,3 +41,10 @@ def test_runs_that_stay_without_a_diagnosis_are_counted(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, [*RUN, str(tmp_path)])
     assert again.exit_code == 0, again.output
     assert "1 of 1 runs hold no diagnosis" in " ".join(again.output.split())
+
+
+def test_a_report_of_no_store_leaves_nothing_behind(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "there is no store of results" in refused.output
+    assert list(tmp_path.iterdir()) == []

@@ -252,6 +252,7 @@ def test_truth_values_are_no_classes():
     (lambda m: fisher.diagonal(PAIRS, m), "got list; are model and data swapped"),
     (lambda m: fisher.diagonal(type(m), PAIRS), "got the class Linear"),
     (lambda m: fisher.diagonal(m, torch.utils.data.TensorDataset(*PAIRS[0])), "wrap it in a torch.*DataLoader"),
+    (lambda m: fisher.diagonal(m, PAIRS[0]), "looks like a single batch: put it in a list"),
     (lambda m: fisher.diagonal(m, fisher.diagonal(m, PAIRS)), r"got a Diagonal.*curvature="),
     (lambda m: fisher.diagonal(m, lambda: PAIRS), "iterable of batches, got a function"),
     (lambda m: fisher.diagonal(m, PAIRS, outputs=2), r"range\(5\).*got 2"),
