@@ -259,7 +259,7 @@ def test_truth_values_are_no_classes():
     (lambda m: fisher.diagonal(m, PAIRS, outputs="0-2"), "got '0-2'"),
     (lambda m: fisher.diagonal(m, PAIRS, likelihood="categorical"), r"such as Categorical\(\)"),
     (lambda m: fisher.diagonal(m, PAIRS, likelihood=fisher.Categorical), r"such as Categorical\(\)"),
-], ids=range(9))
+], ids=range(10))
 def test_arguments_of_another_kind(call, words):
     with pytest.raises(TypeError, match=words):
         call(linear())
