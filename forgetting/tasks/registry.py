@@ -178,7 +178,7 @@ def check_variation(name: str, variation: Mapping[str, object], scenario: str | 
         >>> check_variation("split-digits", {"order": "permuted", "tasks": 2})
         >>> check_variation("permuted-digits", {"order": "permuted"})
         Traceback (most recent call last):
-        ValueError: permuted-digits: there is no variation 'order'; did you mean ...
+        ValueError: permuted-digits: there is no variation 'order'. Known: ...
     """
     entry = _entry(name)
     if scenario is not None:
